@@ -1,0 +1,189 @@
+#include "basis_lists.h"
+
+#include <algorithm>
+
+namespace fbconv {
+namespace {
+
+// Numbers the keys that occur in rising order, so that columns of a channel are neighbours.
+template <typename KeyOf, typename Describe>
+void number_columns(const PatternView& p, int64_t keys, const KeyOf& key_of,
+                    const Describe& describe, BasisColumns* columns) {
+  thread_local Buffer<int32_t> number_buffer;
+  int32_t* number = number_buffer.reserve(keys);
+  std::fill(number, number + keys, -1);
+  for (int64_t row = 0; row < p.rows; ++row) {
+    for (int32_t k = p.row_ptr[row]; k < p.row_ptr[row + 1]; ++k)
+      number[key_of(row, p.index[k])] = 0;
+  }
+  int32_t count = 0;
+  for (int64_t key = 0; key < keys; ++key) {
+    if (number[key] == 0) number[key] = count++;
+  }
+  columns->count = count;
+  columns->channel.reserve(count);
+  columns->element_row.reserve(count);
+  for (int64_t key = 0; key < keys; ++key) {
+    if (number[key] >= 0) describe(key, number[key]);
+  }
+  int32_t* of_entry = columns->of_entry.reserve(p.nnz);
+  for (int64_t row = 0; row < p.rows; ++row) {
+    for (int32_t k = p.row_ptr[row]; k < p.row_ptr[row + 1]; ++k) {
+      of_entry[k] = number[key_of(row, p.index[k])];
+    }
+  }
+}
+
+// Rows of `lists` are given by `row_of(entry)`; entries keep their order within a row.
+template <typename RowOf, typename OffsetOf>
+void group_entries(const PatternView& p, int64_t rows, const RowOf& row_of,
+                   const OffsetOf& offset_of, RowLists* lists) {
+  thread_local Buffer<int32_t> cursor_buffer;
+  lists->resize(rows, p.nnz, false);
+  int32_t* ptr = lists->ptr.data();
+  std::fill(ptr, ptr + rows + 1, 0);
+  for (int64_t k = 0; k < p.nnz; ++k) ++ptr[row_of(k) + 1];
+  for (int64_t row = 0; row < rows; ++row) ptr[row + 1] += ptr[row];
+  int32_t* cursor = cursor_buffer.reserve(rows);
+  std::copy(ptr, ptr + rows, cursor);
+  for (int64_t row = 0; row < p.rows; ++row) {
+    for (int32_t k = p.row_ptr[row]; k < p.row_ptr[row + 1]; ++k) {
+      const int32_t slot = cursor[row_of(k)]++;
+      lists->offset.data()[slot] = static_cast<int32_t>(offset_of(row, k));
+      lists->value.data()[slot] = k;
+    }
+  }
+}
+
+void put_taps(const BasisColumns& columns, int64_t column, int64_t taps, const int32_t* tap_offset,
+              int64_t base, RowLists* lists, int32_t* slot) {
+  for (int64_t tap = 0; tap < taps; ++tap, ++*slot) {
+    lists->offset.data()[*slot] = static_cast<int32_t>(base) + tap_offset[tap];
+    lists->value.data()[*slot] =
+        static_cast<int32_t>(columns.element_row.data()[column] * taps + tap);
+  }
+}
+
+}  // namespace
+
+void make_input_columns(const ConvGeometry& g, const BasisLayout& basis, const PatternView& p,
+                        BasisColumns* columns) {
+  const int64_t per_basis = g.in_channels * basis.elements;
+  const auto key_of = [&](int64_t row, int32_t index) {
+    const int64_t key = row / g.group_outputs() * g.group_inputs() * basis.elements + index;
+    return basis.per_output ? basis.of(g, 0, row) * per_basis + key : key;
+  };
+  const auto describe = [&](int64_t key, int32_t column) {
+    const int64_t channel = key % per_basis / basis.elements, element = key % basis.elements;
+    const int64_t which = basis.per_output ? key / per_basis : basis.of(g, channel, 0);
+    columns->channel.data()[column] = static_cast<int32_t>(channel);
+    columns->element_row.data()[column] = static_cast<int32_t>(which * basis.elements + element);
+  };
+  number_columns(p, (basis.per_output ? basis.bases : 1) * per_basis, key_of, describe, columns);
+}
+
+void make_output_columns(const ConvGeometry& g, const BasisLayout& basis, const PatternView& p,
+                         BasisColumns* columns) {
+  const int64_t variants = basis.per_output ? 1 : basis.bases;
+  const int64_t elements = basis.elements;
+  const auto key_of = [&](int64_t row, int32_t index) {
+    const int64_t channel = row / g.group_outputs() * g.group_inputs() + index / elements;
+    const int64_t variant = basis.per_output ? 0 : basis.of(g, channel, row);
+    return (row * variants + variant) * elements + index % elements;
+  };
+  const auto describe = [&](int64_t key, int32_t column) {
+    const int64_t row = key / (variants * elements);
+    const int64_t which = basis.per_output ? basis.of(g, 0, row) : key / elements % variants;
+    columns->channel.data()[column] = static_cast<int32_t>(row);
+    columns->element_row.data()[column] = static_cast<int32_t>(which * elements + key % elements);
+  };
+  number_columns(p, g.out_channels * variants * elements, key_of, describe, columns);
+}
+
+void make_column_taps(const ConvGeometry& g, const BasisColumns& columns, const Sweep& sweep,
+                      const Tiling& t, RowLists* lists) {
+  thread_local TapTable table;
+  make_forward_taps(g, sweep, t, &table);
+  lists->resize(columns.count, columns.count * g.taps(), false);
+  int32_t slot = 0;
+  lists->ptr.data()[0] = 0;
+  for (int64_t column = 0; column < columns.count; ++column) {
+    put_taps(columns, column, g.taps(), table.offset.data(),
+             columns.channel.data()[column] * t.pitch, lists, &slot);
+    lists->ptr.data()[column + 1] = slot;
+  }
+}
+
+void make_column_taps_gathered(const ConvGeometry& g, const BasisColumns& columns,
+                               const Sweep& sweep, const Tiling& t, RowLists* lists) {
+  thread_local TapTable table;
+  make_forward_taps(g, sweep, t, &table);
+  lists->resize(g.out_channels, columns.count * g.taps(), false);
+  int32_t slot = 0;
+  int64_t column = 0;
+  lists->ptr.data()[0] = 0;
+  for (int64_t row = 0; row < g.out_channels; ++row) {
+    for (; column < columns.count && columns.channel.data()[column] == row; ++column) {
+      put_taps(columns, column, g.taps(), table.offset.data(), column * t.pitch, lists, &slot);
+    }
+    lists->ptr.data()[row + 1] = slot;
+  }
+}
+
+void make_column_taps_adjoint(const ConvGeometry& g, const BasisColumns& columns,
+                              const Sweep& sweep, const Tiling& t, RowLists* lists) {
+  thread_local TapTable table;
+  thread_local Buffer<int32_t> cursor_buffer;
+  make_adjoint_taps(g, sweep, t, &table);
+  const int32_t* phase = table.phase.data();
+  const int64_t phases = sweep.out_phases(), taps = g.taps();
+  lists->resize(g.in_channels * phases, columns.count * taps, false);
+  int32_t* ptr = lists->ptr.data();
+  std::fill(ptr, ptr + lists->rows + 1, 0);
+  const auto row_of = [&](int64_t column, int64_t tap) {
+    return columns.channel.data()[column] * phases + phase[tap];
+  };
+  for (int64_t column = 0; column < columns.count; ++column) {
+    for (int64_t tap = 0; tap < taps; ++tap) ++ptr[row_of(column, tap) + 1];
+  }
+  for (int64_t row = 0; row < lists->rows; ++row) ptr[row + 1] += ptr[row];
+  int32_t* cursor = cursor_buffer.reserve(lists->rows);
+  std::copy(ptr, ptr + lists->rows, cursor);
+  for (int64_t column = 0; column < columns.count; ++column) {
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      const int32_t slot = cursor[row_of(column, tap)]++;
+      lists->offset.data()[slot] =
+          static_cast<int32_t>(column * t.pitch) + table.offset.data()[tap];
+      lists->value.data()[slot] =
+          static_cast<int32_t>(columns.element_row.data()[column] * taps + tap);
+    }
+  }
+}
+
+void make_mix(const PatternView& p, const BasisColumns& columns, int64_t pitch, RowLists* lists) {
+  lists->resize(p.rows, p.nnz, true);
+  std::copy(p.row_ptr, p.row_ptr + p.rows + 1, lists->ptr.data());
+  for (int64_t k = 0; k < p.nnz; ++k) {
+    lists->offset.data()[k] = static_cast<int32_t>(columns.of_entry.data()[k] * pitch);
+  }
+}
+
+void make_mix_adjoint(const PatternView& p, const BasisColumns& columns, int64_t pitch,
+                      RowLists* lists) {
+  group_entries(
+      p, columns.count, [&](int64_t k) { return columns.of_entry.data()[k]; },
+      [&](int64_t row, int64_t) { return row * pitch; }, lists);
+}
+
+void make_mix_gathered(const ConvGeometry& g, const PatternView& p, const BasisColumns& columns,
+                       int64_t pitch, RowLists* lists) {
+  group_entries(
+      p, columns.count, [&](int64_t k) { return columns.of_entry.data()[k]; },
+      [&](int64_t row, int64_t k) {
+        const int64_t first = row / g.group_outputs() * g.group_inputs();
+        return (first + p.index[k] / p.taps) * pitch;
+      },
+      lists);
+}
+
+}  // namespace fbconv
