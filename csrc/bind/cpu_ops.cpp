@@ -1,0 +1,47 @@
+// The operators on the CPU: torch's thread pool under the kernels of csrc/cpu.
+#include "register.h"
+
+namespace fbconv {
+namespace {
+
+void run_on_torch_threads(int64_t tasks, void (*body)(void*, int64_t), void* context) {
+  torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) body(context, task);
+  });
+}
+
+class CpuBackend {
+ public:
+  explicit CpuBackend(const Tensor&)
+      : parallel_{static_cast<int64_t>(torch::stable::get_num_threads()), run_on_torch_threads} {}
+
+  void check_indices(const char* op, const Tensor& pattern, const PatternView& view,
+                     PatternHalf half) const {
+    const std::string error = pattern_error(data_of<int32_t>(pattern), view, half);
+    if (!error.empty()) fail(op, "pattern is damaged: " + error);
+  }
+
+#define FBCONV_FORWARD_TO_CPU(name)                \
+  template <typename T, typename... Arguments>     \
+  void name(const Arguments&... arguments) const { \
+    fbconv::name<T>(arguments..., parallel_);      \
+  }
+  FBCONV_FORWARD_TO_CPU(sparse_conv2d)
+  FBCONV_FORWARD_TO_CPU(sparse_conv2d_grad_input)
+  FBCONV_FORWARD_TO_CPU(sparse_conv2d_grad_values)
+  FBCONV_FORWARD_TO_CPU(fb_conv2d)
+  FBCONV_FORWARD_TO_CPU(fb_conv2d_grad_input)
+  FBCONV_FORWARD_TO_CPU(fb_conv2d_grad_basis)
+  FBCONV_FORWARD_TO_CPU(fb_conv2d_grad_values)
+  FBCONV_FORWARD_TO_CPU(embed)
+  FBCONV_FORWARD_TO_CPU(gather_values)
+#undef FBCONV_FORWARD_TO_CPU
+
+ private:
+  Parallel parallel_;
+};
+
+}  // namespace
+}  // namespace fbconv
+
+STABLE_TORCH_LIBRARY_IMPL(fbconv, CPU, m) { fbconv::register_operators<fbconv::CpuBackend>(m); }

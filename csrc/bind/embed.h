@@ -1,0 +1,47 @@
+// Values into a dense weight and out of it.
+#pragma once
+
+#include "common.h"
+
+namespace fbconv::op {
+
+template <typename Backend>
+Tensor embed(Tensor values, std::optional<Tensor> frozen, Tensor pattern, Ints shape) {
+  const char* op = "embed";
+  check_floating(op, "values", values);
+  const PatternView p = check_pattern(op, pattern, values, "values", shape);
+  check_values(op, values, p);
+  if (frozen.has_value()) {
+    check_like(op, "frozen", *frozen, "values", values);
+    check_shape(op, "frozen", *frozen, shape);
+  }
+  Backend backend(values);
+  backend.check_indices(op, pattern, p, PatternHalf::kForward);
+  const Tensor v = as_contiguous(computable(values));
+  std::optional<Tensor> f;
+  if (frozen.has_value()) f = as_contiguous(computable(*frozen));
+  Tensor out = new_tensor(v, shape, v.scalar_type());
+  with_type(v, [&](auto zero) {
+    using T = decltype(zero);
+    backend.template embed<T>(p, data_of<T>(v), data_of<T>(f), mutable_data_of<T>(out));
+  });
+  return as_dtype(out, values.scalar_type());
+}
+
+template <typename Backend>
+Tensor gather(Tensor dense, Tensor pattern) {
+  const char* op = "gather";
+  check_floating(op, "dense", dense);
+  const PatternView p = check_pattern(op, pattern, dense, "dense", sizes_of(dense));
+  Backend backend(dense);
+  backend.check_indices(op, pattern, p, PatternHalf::kForward);
+  const Tensor d = as_contiguous(computable(dense));
+  Tensor out = new_tensor(d, {p.nnz}, d.scalar_type());
+  with_type(d, [&](auto zero) {
+    using T = decltype(zero);
+    backend.template gather_values<T>(p, data_of<T>(d), mutable_data_of<T>(out));
+  });
+  return as_dtype(out, dense.scalar_type());
+}
+
+}  // namespace fbconv::op

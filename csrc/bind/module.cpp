@@ -1,0 +1,33 @@
+// fbconv._C: importing it registers torch.ops.fbconv.*; what is not a tensor operator is a function
+// here.
+#include <pybind11/pybind11.h>
+
+#include "../cpu/kernels.h"
+#include "fbconv_build_info.h"
+
+namespace py = pybind11;
+
+namespace {
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = FBCONV_VERSION;
+  info["compiler"] = FBCONV_COMPILER;
+  info["torch"] = FBCONV_TORCH_VERSION;
+  info["cuda"] = FBCONV_CUDA_VERSION;
+  info["cuda_check"] = FBCONV_CUDA_CHECK;
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "fbconv's compiled half: its operators, and what it was built with.";
+  m.def("build_info", &build_info,
+        "What this extension was built with: version, compiler, torch, cuda (empty without) and "
+        "cuda_check, "
+        "which says whether the CUDA kernels were built or compiled as a check.");
+  m.def("capability", &fbconv::capability_name,
+        "The CPU instruction set in use: \"default\", \"avx2\" or \"avx512\" "
+        "(FBCONV_CPU_CAPABILITY forces one).");
+}
