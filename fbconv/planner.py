@@ -1,0 +1,110 @@
+"""Which plan ``backend="auto"`` takes: the cheaper one by a small cost model.
+
+The model counts what each plan multiplies, moves and looks up. Its rates were fitted to medians on two cores of an
+AVX-512 server (bench/README.md); they are constants, so the same model and input always take the same plan and give
+the same bits. On CUDA the sparse kernels are not tuned yet, so there ``auto`` is dense.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+# Seconds per unit of work on one core.
+_DENSE_MULTIPLY = 1 / 65e9  # torch's dense convolution, multiply-adds
+_SPARSE_MULTIPLY = 1 / 10e9  # a gather kernel's multiply-adds, margins of the flat tile included
+_PACK = 0.9e-9  # one element into or out of a tile
+_LIST_ENTRY = 4e-9  # checking and translating one pattern entry, once per call
+_WEIGHT = 0.4e-9  # touching one dense weight, once per call
+_DENSE_GRADIENT = 1.3  # torch's dense weight gradient against its forward
+
+
+@dataclass(frozen=True)
+class ConvShape:
+    """What a plan's cost depends on; ``height`` and ``width`` are the output's."""
+
+    batch: int
+    in_channels: int
+    out_channels: int
+    height: int
+    width: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    @property
+    def taps(self) -> int:
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def weights(self) -> int:
+        return self.out_channels * self.in_channels // self.groups * self.taps
+
+    @property
+    def positions(self) -> int:
+        return self.batch * self.height * self.width
+
+    @property
+    def flat_positions(self) -> int:
+        """Positions that a flat tile computes: rows are wider than the output by the reach of the taps."""
+        reach = self.dilation[1] * (self.kernel[1] - 1) // self.stride[1]
+        return self.batch * self.height * (self.width + reach)
+
+    @property
+    def moved(self) -> int:
+        """Elements packed and unpacked."""
+        phases = min(self.stride[0], self.kernel[0]) * min(self.stride[1], self.kernel[1])
+        return (self.in_channels * phases + self.out_channels) * self.flat_positions
+
+
+def _dense_cost(shape: ConvShape) -> float:
+    multiplies = shape.weights * shape.positions
+    return multiplies * _DENSE_MULTIPLY + shape.weights * _WEIGHT
+
+
+def _gather_cost(shape: ConvShape, entries: float, rows_in_between: float = 0.0) -> float:
+    flat = shape.flat_positions
+    return entries * (flat * _SPARSE_MULTIPLY + _LIST_ENTRY) + (shape.moved + rows_in_between * flat) * _PACK
+
+
+def choose_sparse(shape: ConvShape, nnz: int, device: torch.device) -> str:
+    """ "sparse" or "dense" for a masked sparse convolution or linear layer."""
+    if device.type != "cpu":
+        return "dense"
+    return "sparse" if _gather_cost(shape, nnz) < _dense_cost(shape) else "dense"
+
+
+def choose_frozen(shape: ConvShape, nnz: int, device: torch.device) -> str:
+    """ "sparse" (weight gradient at the mask only) or "dense" (whole weight gradient, then a gather)."""
+    if device.type != "cpu":
+        return "dense"
+    dense_gradient = _DENSE_GRADIENT * _dense_cost(shape)
+    return "sparse" if _gather_cost(shape, nnz) < dense_gradient else "dense"
+
+
+def live_columns(maps: int, elements: int, rows: int, density: float) -> float:
+    """Expected number of (map, basis element) columns that any of ``rows`` coefficients uses."""
+    return maps * elements * (1 - (1 - density) ** rows)
+
+
+def choose_filter_basis(shape: ConvShape, nnz: int, elements: int, device: torch.device, composed: bool = True) -> str:
+    """ "basis_first", "mix_first" or, if allowed, "composed" for a filter-basis convolution."""
+    if device.type != "cpu":
+        return "composed" if composed else "basis_first"
+    group_inputs = shape.in_channels // shape.groups
+    density = nnz / (shape.out_channels * group_inputs * elements)
+    inputs = live_columns(shape.in_channels, elements, shape.out_channels // shape.groups, density)
+    outputs = live_columns(shape.out_channels, elements, group_inputs, density)
+    costs = {
+        "basis_first": _gather_cost(shape, nnz + inputs * shape.taps),
+        "mix_first": _gather_cost(shape, nnz + outputs * shape.taps),
+    }
+    if composed:
+        composing = shape.weights * elements * _DENSE_MULTIPLY + shape.weights * _WEIGHT
+        costs["composed"] = _dense_cost(shape) + composing
+    best = "basis_first"
+    for plan, cost in costs.items():
+        best = plan if cost < costs[best] else best
+    return best
