@@ -1,0 +1,237 @@
+"""Whole models: to compressed layers and back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .nn import (
+    Compressed,
+    FBConv2d,
+    FilterBasis,
+    FrozenConv2d,
+    FrozenLinear,
+    SparseConv2d,
+    SparseLinear,
+)
+
+__all__ = ["densify", "freeze", "interspace", "prunable", "sparsify"]
+
+_SPARSE = {nn.Conv2d: SparseConv2d, nn.Linear: SparseLinear}
+_FROZEN = {nn.Conv2d: FrozenConv2d, nn.Linear: FrozenLinear}
+
+
+def prunable(model: nn.Module) -> dict[str, torch.Size]:
+    """The tensors that can be pruned or frozen: parameter name -> dense shape, in module order.
+
+    A convolution or linear layer ``conv`` has ``conv.weight``; a compressed layer has ``conv.values`` with the shape of
+    its pattern (coefficients, for filter-basis layers). Biases, norms and filter bases are never among them.
+
+    Example:
+        >>> prunable(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU()))
+        {'0.weight': torch.Size([3, 4])}
+    """
+    return {key: shape for key, _, shape in _prunable_modules(model)}
+
+
+def sparsify(model: nn.Module, masks: Mapping[str, Tensor], inplace: bool = False) -> nn.Module:
+    """A model that stores and trains only the weights its masks keep.
+
+    Args:
+        model: any module.
+        masks: for each of :func:`prunable`'s names that shall change, a mask of its shape; True = kept. Other layers
+            stay as they are.
+        inplace: edit the model instead of a copy.
+
+    Raises:
+        KeyError: a mask for something that is not prunable. ValueError: a mask of another shape.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))
+        >>> sparsify(model, {"0.weight": torch.rand(8, 3, 3, 3) < 0.1})[0]
+        SparseConv2d(...)
+    """
+    return _compress(model, masks, _SPARSE, Compressed.set_mask, inplace)
+
+
+def freeze(model: nn.Module, masks: Mapping[str, Tensor], inplace: bool = False) -> nn.Module:
+    """A model whose weights outside the masks stay frozen at their present values.
+
+    Args:
+        model: any module; spatial or (for frozen coefficients) in the interspace.
+        masks: as for :func:`sparsify`; True = trained.
+        inplace: edit the model instead of a copy.
+
+    Raises:
+        KeyError: a mask for something that is not prunable. ValueError: a mask of another shape.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3))
+        >>> freeze(model, {"0.weight": torch.rand(3, 4) < 0.1})[0]
+        FrozenLinear(...)
+
+    Source: FreezeNet; with interspace coefficients, IP-FreezeNet.
+    """
+    return _compress(model, masks, _FROZEN, Compressed.freeze, inplace)
+
+
+def interspace(
+    model: nn.Module,
+    sharing: str = "coarse",
+    init: str = "standard",
+    n_elements: int | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    inplace: bool = False,
+) -> nn.Module:
+    """A model whose convolutions with K > 1 are coefficients over trained filter bases, all coefficients kept.
+
+    Args:
+        model: any module. 1x1 convolutions, linear and already compressed layers stay.
+        sharing: "coarse" (one basis for each kernel size), "medium" (one for each kernel size and resolution: pooling
+            layers and strided convolutions, in module order, begin a new one), "fine" (one for each layer), "in:N" or
+            "out:N" (one for every N neighbouring input or output channels of a layer).
+        init, n_elements: of each :class:`~fbconv.nn.FilterBasis`.
+        generator: random numbers for the bases, and for the coefficients of "random" ones.
+        inplace: edit the model instead of a copy.
+
+    Returns:
+        The model; the same function as before at standard and orthonormal initialisation with full bases.
+
+    Raises:
+        ValueError: an unknown sharing, or a channel count that N does not divide.
+
+    Example:
+        >>> interspace(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3)))[0]
+        FBConv2d(...)
+
+    Source: interspace pruning, sharing of filter bases (methods section 4).
+    """
+    model = model if inplace else copy.deepcopy(model)
+    basis_for = _sharing(model, sharing, init, n_elements, generator)
+
+    def convert(module: nn.Module) -> nn.Module | None:
+        if type(module) is not nn.Conv2d or module.kernel_size == (1, 1):
+            return None
+        basis, axis = basis_for(module)
+        return FBConv2d.from_dense(module, basis, basis_axis=axis, generator=generator)
+
+    return _replace(model, convert)
+
+
+def densify(model: nn.Module, inplace: bool = False) -> nn.Module:
+    """The same function in plain ``torch.nn`` modules: pruned weights are zeros, filters composed.
+
+    Example:
+        >>> densify(interspace(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))))[0]
+        Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
+    """
+
+    def convert(module: nn.Module) -> nn.Module | None:
+        return module.to_dense() if isinstance(module, Compressed) else None
+
+    return _replace(model if inplace else copy.deepcopy(model), convert)
+
+
+def _prunable_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, torch.Size]]:
+    for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
+        if isinstance(module, Compressed):
+            yield f"{prefix}values", module, torch.Size(module.pattern.shape)
+        elif type(module) in _SPARSE:
+            yield f"{prefix}weight", module, module.weight.shape
+
+
+def _compress(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    kinds: Mapping[type, type],
+    change: Callable[[Compressed, Tensor], None],
+    inplace: bool,
+) -> nn.Module:
+    shapes = prunable(model)
+    unknown = [name for name in masks if name not in shapes]
+    if unknown:
+        raise KeyError(
+            f"masks: {unknown[0]!r} is not prunable; the model has {', '.join(shapes) or 'nothing prunable'}"
+        )
+    for name, mask in masks.items():
+        if tuple(mask.shape) != tuple(shapes[name]):
+            raise ValueError(f"masks: {name} must have shape {tuple(shapes[name])}, got {tuple(mask.shape)}")
+    model = model if inplace else copy.deepcopy(model)
+    wanted = {module: masks[key] for key, module, _ in _prunable_modules(model) if key in masks}
+
+    def convert(module: nn.Module) -> nn.Module | None:
+        if module not in wanted:
+            return None
+        if isinstance(module, Compressed):
+            change(module, wanted[module])
+            return None
+        return kinds[type(module)].from_dense(module, wanted[module])
+
+    return _replace(model, convert)
+
+
+def _replace(model: nn.Module, convert: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
+    """Puts ``convert(module)`` in the place of each module for which it is not None; a module that occurs twice is
+    converted once and stays shared."""
+    made: dict[nn.Module, nn.Module] = {}
+    for module in list(model.modules()):
+        new = convert(module)
+        if new is not None:
+            made[module] = new
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():  # named_children leaves out repetitions
+            if child in made:
+                setattr(parent, name, made[child])
+    return made.get(model, model)
+
+
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.FractionalMaxPool2d, nn.LPPool2d)
+
+
+def _resolutions(model: nn.Module) -> dict[nn.Module, int]:
+    """How often the maps were made smaller before each convolution, judged by module order; 1x1 convolutions do not
+    count, they stand on shortcuts beside the layer that does."""
+    level, levels = 0, {}
+    for module in model.modules():
+        strided = isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1) and max(module.stride) > 1
+        level += isinstance(module, _POOLS) or strided
+        levels[module] = level
+    return levels
+
+
+def _sharing(
+    model: nn.Module, sharing: str, init: str, n_elements: int | None, generator: torch.Generator | None
+) -> Callable[[nn.Conv2d], tuple[FilterBasis, str]]:
+    """Which basis a convolution gets, and on which axis its blocks lie."""
+    shared: dict[tuple, FilterBasis] = {}
+    resolutions = _resolutions(model)
+    group_of = {"coarse": lambda conv: None, "medium": resolutions.__getitem__, "fine": id}
+
+    def new_basis(conv: nn.Conv2d, n_bases: int | None = None) -> FilterBasis:
+        where = {"device": conv.weight.device, "dtype": conv.weight.dtype}
+        return FilterBasis(conv.kernel_size, n_elements, init, n_bases=n_bases, generator=generator, **where)
+
+    def by_group(conv: nn.Conv2d) -> tuple[FilterBasis, str]:
+        key = (group_of[sharing](conv), conv.kernel_size, conv.weight.device, conv.weight.dtype)
+        if key not in shared:
+            shared[key] = new_basis(conv)
+        return shared[key], "in"
+
+    if sharing in group_of:
+        return by_group
+    axis, _, count = sharing.partition(":")
+    if axis not in ("in", "out") or not count.isdigit() or int(count) < 1:
+        raise ValueError(f"interspace: sharing must be coarse, medium, fine, in:N or out:N, got {sharing!r}")
+
+    def by_channels(conv: nn.Conv2d) -> tuple[FilterBasis, str]:
+        channels = conv.in_channels if axis == "in" else conv.out_channels
+        if channels % int(count) != 0:
+            raise ValueError(f"interspace: {sharing} does not divide the {channels} {axis}put channels of {conv}")
+        return new_basis(conv, channels // int(count)), axis
+
+    return by_channels

@@ -1,0 +1,17 @@
+"""Drop-in modules: sparse, frozen and filter-basis layers."""
+
+from .compressed import Compressed
+from .conv import FrozenConv2d, SparseConv2d
+from .fb_conv import FBConv2d
+from .filter_basis import FilterBasis
+from .linear import FrozenLinear, SparseLinear
+
+__all__ = [
+    "Compressed",
+    "FBConv2d",
+    "FilterBasis",
+    "FrozenConv2d",
+    "FrozenLinear",
+    "SparseConv2d",
+    "SparseLinear",
+]

@@ -1,0 +1,104 @@
+"""What all compressed layers share: values at a pattern, and perhaps frozen weights around them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..pattern import SparsePattern
+
+
+class Compressed(nn.Module):
+    """A layer that trains only the entries of one dense tensor that its pattern keeps.
+
+    The dense tensor is ``values`` at the pattern and, elsewhere, zero or (if the layer has a buffer ``frozen``) the
+    frozen initialisation: ``psi theta`` or ``psi theta + (1 - m) Theta0`` (methods section 0). Only ``values`` is a
+    parameter, so gradients and optimizer state have nnz entries and nothing else can move.
+
+    Attributes:
+        values: parameter ``(nnz,)`` in row-major order of the mask.
+        indices: int32 buffer, the packed pattern.
+        frozen: buffer of the dense shape with the initialisation, or None.
+        backend: how :mod:`fbconv.functional` computes the layer; "auto" by default.
+    """
+
+    values: nn.Parameter
+    indices: Tensor
+    frozen: Tensor | None
+    backend: str
+
+    def _compress(self, dense: Tensor, mask: Tensor | None, frozen: bool) -> None:
+        """Keeps ``dense`` at the mask as values; the rest becomes zero, or frozen as it is."""
+        dense = dense.detach()
+        mask = torch.ones_like(dense, dtype=torch.bool) if mask is None else mask
+        self._check_mask(mask, tuple(dense.shape))
+        pattern = SparsePattern.from_mask(mask.to(dense.device))
+        self._shape = pattern.shape
+        self.backend = "auto"
+        self.register_buffer("indices", pattern.packed)
+        self.register_buffer("frozen", dense.clone() if frozen else None)
+        self.values = nn.Parameter(dense[pattern.mask()])
+
+    @property
+    def pattern(self) -> SparsePattern:
+        """Which entries are trained."""
+        return SparsePattern(self.indices, self._shape)
+
+    def dense_values(self) -> Tensor:
+        """The dense tensor that the values stand for (coefficients, for filter-basis layers); differentiable."""
+        return self.pattern.scatter(self.values, self.frozen)
+
+    @torch.no_grad()
+    def set_mask(self, mask: Tensor) -> None:
+        """Trains the entries of another mask.
+
+        Surviving values stay; grown ones start at zero, or at their frozen initialisation. ``values`` becomes a new
+        parameter when their number changes, so an optimizer has to be given the new one; its gradient is dropped.
+
+        Raises:
+            ValueError: a mask of another shape.
+        """
+        self._check_mask(mask, self._shape)
+        pattern = SparsePattern.from_mask(mask.to(self.indices.device))
+        self._adopt(pattern.packed, self.dense_values()[pattern.mask()])
+
+    @torch.no_grad()
+    def freeze(self, mask: Tensor) -> None:
+        """Freezes the layer as it stands and trains only the entries of ``mask`` from now on."""
+        self._check_mask(mask, self._shape)
+        self.frozen = self.dense_values()
+        self.set_mask(mask)
+
+    def _adopt(self, packed: Tensor, values: Tensor) -> None:
+        self.indices = packed
+        if values.shape == self.values.shape:
+            self.values.data = values
+            self.values.grad = None
+        else:
+            self.values = nn.Parameter(values, requires_grad=self.values.requires_grad)
+
+    def _check_mask(self, mask: Tensor, shape: tuple[int, ...]) -> None:
+        if not isinstance(mask, Tensor) or tuple(mask.shape) != shape:
+            got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+            raise ValueError(f"{type(self).__name__}: mask must be a tensor of shape {shape}, got {got}")
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Adopts the pattern of the incoming state, whatever number of weights it keeps."""
+        packed, values = state_dict.get(prefix + "indices"), state_dict.get(prefix + "values")
+        if packed is not None and values is not None:
+            pattern = SparsePattern.from_packed(packed, self._shape)
+            if tuple(values.shape) != (pattern.nnz,):
+                raise ValueError(
+                    f"{type(self).__name__}: {prefix}values must have shape ({pattern.nnz},) as {prefix}indices says, "
+                    f"got {tuple(values.shape)}"
+                )
+            if packed.shape != self.indices.shape:
+                empty = self.values.detach().new_empty(pattern.nnz)
+                self._adopt(packed.to(self.indices.device, copy=True), empty)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _density_text(self) -> str:
+        kind = "trained, the rest frozen" if self.frozen is not None else "kept"
+        return f"{self.values.numel()} of {self._shape} {kind}, backend={self.backend!r}"
