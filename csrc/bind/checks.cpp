@@ -65,6 +65,9 @@ ConvGeometry check_geometry(const std::string& op, const Ints& input_shape,
   check_rank(op, "input", input_shape, 4, "(batch, channels, height, width)");
   check_rank(op, "weight_shape", weight_shape, 4, "(C_out, C_in / groups, KH, KW)");
   check_positive(op, "weight_shape", weight_shape);
+  if (weight_shape[2] > kInt32Max / weight_shape[3]) {
+    fail(op, "weight_shape must have fewer than 2^31 taps, got " + to_text(weight_shape));
+  }
   check_pair(op, "stride", options.stride, 1);
   check_pair(op, "padding", options.padding, 0);
   check_pair(op, "dilation", options.dilation, 1);

@@ -72,6 +72,8 @@ def conv_output_shape(
     check_rank(op, "input", input_shape, 4, "(batch, channels, height, width)")
     check_rank(op, "weight_shape", weight_shape, 4, "(C_out, C_in / groups, KH, KW)")
     _check_positive(op, "weight_shape", weight_shape)
+    if weight_shape[2] * weight_shape[3] > _INT32_MAX:
+        fail(op, f"weight_shape must have fewer than 2^31 taps, got {tuple(weight_shape)}")
     _check_pair(op, "stride", stride, 1)
     _check_pair(op, "padding", padding, 0)
     _check_pair(op, "dilation", dilation, 1)
