@@ -68,7 +68,8 @@ def sparse_conv2d(
     _check_call(op, pattern, backend)
     if backend == "auto":
         shape = _conv_shape(op, input, pattern.shape, stride, padding, dilation, groups)
-        backend = planner.choose_sparse(shape, pattern.nnz, input.device)
+        training = _differentiable(input, values, bias)
+        backend = planner.choose_sparse(shape, pattern.nnz, input.device, training)
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups)
     if backend == "dense":
         _check(checks.check_sparse_conv2d, input, values, bias, *args)
@@ -131,8 +132,11 @@ def fb_conv2d(
     if backend in ("auto", "sparse"):
         weight_shape = composed_shape(op, bases.shape, pattern.shape)
         shape = _conv_shape(op, input, weight_shape, stride, padding, dilation, groups)
-        elements, composed = pattern.shape[-1], backend == "auto"
-        backend = planner.choose_filter_basis(shape, pattern.nnz, elements, input.device, composed=composed)
+        if backend == "sparse":
+            backend = planner.choose_order(shape, pattern.nnz, pattern.shape[-1], input.device)
+        else:
+            training = _differentiable(input, basis, values, bias)
+            backend = planner.choose_filter_basis(shape, pattern.nnz, pattern.shape[-1], input.device, training)
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups, basis_axis)
     if backend in ("composed", "dense"):
         _check(checks.check_fb_conv2d, input, bases, values, bias, *args)
@@ -223,7 +227,9 @@ def sparse_linear(
     op = "sparse_linear"
     _check_call(op, pattern, backend)
     if backend == "auto":
-        backend = planner.choose_sparse(_linear_shape(op, input, pattern.shape), pattern.nnz, input.device)
+        training = _differentiable(input, values, bias)
+        shape = _linear_shape(op, input, pattern.shape)
+        backend = planner.choose_sparse(shape, pattern.nnz, input.device, training)
     if backend == "dense":
         _check(checks.check_sparse_linear, input, values, bias, pattern.packed, pattern.shape)
         return torch.nn.functional.linear(input, pattern.scatter(values), bias)
@@ -313,11 +319,14 @@ def bases_of_channels(basis: Tensor, weight_shape: Sequence[int], groups: int, b
 
 def _call(op: Callable[..., Tensor], tensors: Sequence[Tensor | None], args: Sequence) -> Tensor:
     """Calls an operator; without gradients to track, below the Python autograd layer (20 us a call)."""
-    differentiable = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    if differentiable or torch.compiler.is_compiling():
+    if _differentiable(*tensors) or torch.compiler.is_compiling():
         return op(*tensors, *args)
     with torch._C._AutoDispatchBelowAutograd():
         return op(*tensors, *args)
+
+
+def _differentiable(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def _pairs(op: str, *options: _Pair) -> tuple[tuple[int, int], ...]:

@@ -18,6 +18,9 @@ _PACK = 0.9e-9  # one element into or out of a tile
 _LIST_ENTRY = 4e-9  # checking and translating one pattern entry, once per call
 _WEIGHT = 0.4e-9  # touching one dense weight, once per call
 _DENSE_GRADIENT = 1.3  # torch's dense weight gradient against its forward
+# How much more a whole training step costs, against its forward, than dense layers' steps do against theirs.
+_SPARSE_STEP = 0.75
+_FILTER_BASIS_STEP = 1.5
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,12 @@ def _gather_cost(shape: ConvShape, entries: float, rows_in_between: float = 0.0)
     return entries * (flat * _SPARSE_MULTIPLY + _LIST_ENTRY) + (shape.moved + rows_in_between * flat) * _PACK
 
 
-def choose_sparse(shape: ConvShape, nnz: int, device: torch.device) -> str:
-    """ "sparse" or "dense" for a masked sparse convolution or linear layer."""
+def choose_sparse(shape: ConvShape, nnz: int, device: torch.device, training: bool) -> str:
+    """Whether a masked sparse convolution or linear layer runs "sparse" or "dense"."""
     if device.type != "cpu":
         return "dense"
-    return "sparse" if _gather_cost(shape, nnz) < _dense_cost(shape) else "dense"
+    cost = _gather_cost(shape, nnz) * (_SPARSE_STEP if training else 1)
+    return "sparse" if cost < _dense_cost(shape) else "dense"
 
 
 def choose_frozen(shape: ConvShape, nnz: int, device: torch.device) -> str:
@@ -89,22 +93,27 @@ def live_columns(maps: int, elements: int, rows: int, density: float) -> float:
     return maps * elements * (1 - (1 - density) ** rows)
 
 
-def choose_filter_basis(shape: ConvShape, nnz: int, elements: int, device: torch.device, composed: bool = True) -> str:
-    """ "basis_first", "mix_first" or, if allowed, "composed" for a filter-basis convolution."""
+def choose_order(shape: ConvShape, nnz: int, elements: int, device: torch.device) -> str:
+    """The cheaper order of a filter-basis convolution: "basis_first" or "mix_first"."""
     if device.type != "cpu":
-        return "composed" if composed else "basis_first"
+        return "basis_first"
+    costs = _order_costs(shape, nnz, elements)
+    return "basis_first" if costs[0] <= costs[1] else "mix_first"
+
+
+def choose_filter_basis(shape: ConvShape, nnz: int, elements: int, device: torch.device, training: bool) -> str:
+    """The plan of a filter-basis convolution: "basis_first", "mix_first" or "composed"."""
+    if device.type != "cpu":
+        return "composed"
+    composing = shape.weights * elements * _DENSE_MULTIPLY + shape.weights * _WEIGHT
+    basis_first, mix_first = _order_costs(shape, nnz, elements)
+    cost = min(basis_first, mix_first) * (_FILTER_BASIS_STEP if training else 1)
+    return choose_order(shape, nnz, elements, device) if cost < _dense_cost(shape) + composing else "composed"
+
+
+def _order_costs(shape: ConvShape, nnz: int, elements: int) -> tuple[float, float]:
     group_inputs = shape.in_channels // shape.groups
     density = nnz / (shape.out_channels * group_inputs * elements)
     inputs = live_columns(shape.in_channels, elements, shape.out_channels // shape.groups, density)
     outputs = live_columns(shape.out_channels, elements, group_inputs, density)
-    costs = {
-        "basis_first": _gather_cost(shape, nnz + inputs * shape.taps),
-        "mix_first": _gather_cost(shape, nnz + outputs * shape.taps),
-    }
-    if composed:
-        composing = shape.weights * elements * _DENSE_MULTIPLY + shape.weights * _WEIGHT
-        costs["composed"] = _dense_cost(shape) + composing
-    best = "basis_first"
-    for plan, cost in costs.items():
-        best = plan if cost < costs[best] else best
-    return best
+    return _gather_cost(shape, nnz + inputs * shape.taps), _gather_cost(shape, nnz + outputs * shape.taps)

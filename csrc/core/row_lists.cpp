@@ -36,18 +36,24 @@ void make_adjoint_taps(const ConvGeometry& g, const Sweep& sweep, const Tiling& 
 void make_forward_lists(const ConvGeometry& g, const PatternView& p, const Sweep& sweep,
                         const Tiling& t, RowLists* lists) {
   thread_local TapTable table;
+  thread_local Buffer<int32_t> index_offset_buffer;
   make_forward_taps(g, sweep, t, &table);
-  const int32_t* tap_offset = table.offset.data();
-  const int32_t taps = static_cast<int32_t>(g.taps());
+  // Offsets by index: a division for every entry would cost more than the gather it prepares.
+  int32_t* index_offset = index_offset_buffer.reserve(p.channels * p.taps);
+  for (int64_t channel = 0; channel < p.channels; ++channel) {
+    const int32_t start = static_cast<int32_t>(channel * t.pitch);
+    for (int64_t tap = 0; tap < p.taps; ++tap) {
+      index_offset[channel * p.taps + tap] = start + table.offset.data()[tap];
+    }
+  }
   lists->resize(p.rows, p.nnz, true);
   std::copy(p.row_ptr, p.row_ptr + p.rows + 1, lists->ptr.data());
   int32_t* offset = lists->offset.data();
   for (int64_t row = 0; row < p.rows; ++row) {
-    const int64_t first_channel = row / g.group_outputs() * g.group_inputs();
+    const int32_t group_start =
+        static_cast<int32_t>(row / g.group_outputs() * g.group_inputs() * t.pitch);
     for (int32_t k = p.row_ptr[row]; k < p.row_ptr[row + 1]; ++k) {
-      const int32_t channel = p.index[k] / taps;
-      offset[k] = static_cast<int32_t>((first_channel + channel) * t.pitch) +
-                  tap_offset[p.index[k] - channel * taps];
+      offset[k] = group_start + index_offset[p.index[k]];
     }
   }
 }
@@ -55,14 +61,23 @@ void make_forward_lists(const ConvGeometry& g, const PatternView& p, const Sweep
 void make_adjoint_lists(const ConvGeometry& g, const PatternView& p, const Sweep& sweep,
                         const Tiling& t, RowLists* lists) {
   thread_local TapTable table;
-  thread_local Buffer<int32_t> cursor_buffer;
+  thread_local Buffer<int32_t> entry_buffer, cursor_buffer;
   make_adjoint_taps(g, sweep, t, &table);
-  const int32_t* tap_offset = table.offset.data();
-  const int32_t* tap_phase = table.phase.data();
-  const int32_t taps = static_cast<int32_t>(g.taps());
-  const int64_t phases = sweep.out_phases();
+  // Offset and phase by index, as in the forward lists.
+  const int64_t words = p.rows * p.taps, phases = sweep.out_phases();
+  int32_t* index_offset = entry_buffer.reserve(2 * words);
+  int32_t* index_phase = index_offset + words;
+  for (int64_t row = 0; row < p.rows; ++row) {
+    const int32_t start = static_cast<int32_t>(row * t.pitch);
+    for (int64_t tap = 0; tap < p.taps; ++tap) {
+      index_offset[row * p.taps + tap] = start + table.offset.data()[tap];
+      index_phase[row * p.taps + tap] = table.phase.data()[tap];
+    }
+  }
   lists->resize(g.in_channels * phases, p.nnz, false);
   int32_t* ptr = lists->ptr.data();
+  int32_t* offset = lists->offset.data();
+  int32_t* value = lists->value.data();
   int32_t* cursor = cursor_buffer.reserve(phases);
   int32_t filled = 0;
   ptr[0] = 0;
@@ -70,12 +85,20 @@ void make_adjoint_lists(const ConvGeometry& g, const PatternView& p, const Sweep
     const int64_t group = channel / g.group_inputs(), local = channel % g.group_inputs();
     const int32_t *begin = p.t_index + p.channel_ptr[local],
                   *end = p.t_index + p.channel_ptr[local + 1];
-    const int32_t group_taps = static_cast<int32_t>(g.group_outputs()) * taps;
-    const int32_t* first = std::lower_bound(begin, end, static_cast<int32_t>(group) * group_taps);
+    const int32_t group_words = static_cast<int32_t>(g.group_outputs() * p.taps);
+    const int32_t* first = std::lower_bound(begin, end, static_cast<int32_t>(group) * group_words);
     const int32_t* last =
-        std::lower_bound(first, end, static_cast<int32_t>(group + 1) * group_taps);
+        std::lower_bound(first, end, static_cast<int32_t>(group + 1) * group_words);
+    if (phases == 1) {
+      for (const int32_t* i = first; i < last; ++i, ++filled) {
+        offset[filled] = index_offset[*i];
+        value[filled] = p.t_value[i - p.t_index];
+      }
+      ptr[channel + 1] = filled;
+      continue;
+    }
     std::fill(cursor, cursor + phases, 0);
-    for (const int32_t* i = first; i < last; ++i) ++cursor[tap_phase[*i % taps]];
+    for (const int32_t* i = first; i < last; ++i) ++cursor[index_phase[*i]];
     for (int64_t phase = 0; phase < phases; ++phase) {
       const int32_t count = cursor[phase];
       cursor[phase] = filled;
@@ -83,10 +106,9 @@ void make_adjoint_lists(const ConvGeometry& g, const PatternView& p, const Sweep
       ptr[channel * phases + phase + 1] = filled;
     }
     for (const int32_t* i = first; i < last; ++i) {
-      const int32_t row = *i / taps, tap = *i - row * taps;
-      const int32_t slot = cursor[tap_phase[tap]]++;
-      lists->offset.data()[slot] = static_cast<int32_t>(row * t.pitch) + tap_offset[tap];
-      lists->value.data()[slot] = p.t_value[i - p.t_index];
+      const int32_t slot = cursor[index_phase[*i]]++;
+      offset[slot] = index_offset[*i];
+      value[slot] = p.t_value[i - p.t_index];
     }
   }
 }

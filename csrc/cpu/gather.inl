@@ -1,21 +1,39 @@
 // Sum of shifted source vectors: an output block stays in registers for a whole row list, so the
 // output is written once and every multiply costs one load.
 
+// A narrow block walks several entries at once, each into sums of its own: one chain of additions
+// would wait for itself.
 template <typename T, int J>
 inline void gather_block(const T* x, T* y, const int32_t* offset, const T* values, int32_t count,
                          T bias) {
   using V = Vec<T>;
-  typename V::Type sum[J];
-#pragma GCC unroll 16
-  for (int j = 0; j < J; ++j) sum[j] = bias - typename V::Type{};
-  for (int32_t k = 0; k < count; ++k) {
-    const T* source = x + offset[k];
-    const T value = values[k];
-#pragma GCC unroll 16
-    for (int j = 0; j < J; ++j) sum[j] += value * V::load(source + j * V::kLanes);
+  constexpr int kChains = J >= 8 ? 1 : 8 / J;
+  typename V::Type sum[kChains][J];
+#pragma GCC unroll 8
+  for (int c = 0; c < kChains; ++c) {
+#pragma GCC unroll 8
+    for (int j = 0; j < J; ++j) sum[c][j] = (c == 0 ? bias : T(0)) - typename V::Type{};
   }
-#pragma GCC unroll 16
-  for (int j = 0; j < J; ++j) V::store(y + j * V::kLanes, sum[j]);
+  int32_t k = 0;
+  for (; k + kChains <= count; k += kChains) {
+#pragma GCC unroll 8
+    for (int c = 0; c < kChains; ++c) {
+      const T* source = x + offset[k + c];
+      const T value = values[k + c];
+#pragma GCC unroll 8
+      for (int j = 0; j < J; ++j) sum[c][j] += value * V::load(source + j * V::kLanes);
+    }
+  }
+  for (; k < count; ++k) {
+#pragma GCC unroll 8
+    for (int j = 0; j < J; ++j) sum[0][j] += values[k] * V::load(x + offset[k] + j * V::kLanes);
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < J; ++j) {
+#pragma GCC unroll 8
+    for (int c = 1; c < kChains; ++c) sum[0][j] += sum[c][j];
+    V::store(y + j * V::kLanes, sum[0][j]);
+  }
 }
 
 // All rows over one block of positions before the next block: the block's source stays in L1.
