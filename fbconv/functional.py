@@ -8,12 +8,16 @@ came. Gradients are computed only for what requires them, in the shape in which 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import planner
 from ._ops import checks, ops
+from ._ops.call import call, differentiable
 from ._ops.checks import check_basis, composed_shape, conv_output_shape
 from .pattern import SparsePattern
 
@@ -67,14 +71,14 @@ def sparse_conv2d(
     stride, padding, dilation = _pairs(op, stride, padding, dilation)
     _check_call(op, pattern, backend)
     if backend == "auto":
-        shape = _conv_shape(op, input, pattern.shape, stride, padding, dilation, groups)
-        training = _differentiable(input, values, bias)
-        backend = planner.choose_sparse(shape, pattern.nnz, input.device, training)
+        geometry = (pattern.shape, stride, padding, dilation, groups)
+        training = differentiable(input, values, bias)
+        backend = _plan(planner.choose_sparse, op, input, geometry, pattern.nnz, training)
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups)
     if backend == "dense":
         _check(checks.check_sparse_conv2d, input, values, bias, *args)
         return torch.conv2d(input, pattern.scatter(values), bias, stride, padding, dilation, groups)
-    return _call(ops.sparse_conv2d.default, (input, values, bias), args)
+    return call(ops.sparse_conv2d.default, (input, values, bias), args)
 
 
 def fb_conv2d(
@@ -131,18 +135,16 @@ def fb_conv2d(
     bases = basis[None] if basis.dim() == 3 else basis
     if backend in ("auto", "sparse"):
         weight_shape = composed_shape(op, bases.shape, pattern.shape)
-        shape = _conv_shape(op, input, weight_shape, stride, padding, dilation, groups)
-        if backend == "sparse":
-            backend = planner.choose_order(shape, pattern.nnz, pattern.shape[-1], input.device)
-        else:
-            training = _differentiable(input, basis, values, bias)
-            backend = planner.choose_filter_basis(shape, pattern.nnz, pattern.shape[-1], input.device, training)
+        geometry = (tuple(weight_shape), stride, padding, dilation, groups)
+        training = differentiable(input, basis, values, bias)
+        choose = planner.choose_filter_basis if backend == "auto" else planner.choose_order
+        backend = _plan(choose, op, input, geometry, pattern.nnz, training, pattern.shape[-1])
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups, basis_axis)
     if backend in ("composed", "dense"):
         _check(checks.check_fb_conv2d, input, bases, values, bias, *args)
         weight = compose_filters(pattern.scatter(values), bases, groups=groups, basis_axis=basis_axis)
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    return _call(ops.fb_conv2d.default, (input, bases, values, bias), (*args, backend))
+    return call(ops.fb_conv2d.default, (input, bases, values, bias), (*args, backend))
 
 
 def frozen_conv2d(
@@ -191,14 +193,15 @@ def frozen_conv2d(
     stride, padding, dilation = _pairs(op, stride, padding, dilation)
     _check_call(op, pattern, backend)
     if backend == "auto":
-        shape = _conv_shape(op, input, pattern.shape, stride, padding, dilation, groups)
-        backend = planner.choose_frozen(shape, pattern.nnz, input.device)
+        geometry = (pattern.shape, stride, padding, dilation, groups)
+        training = differentiable(input, values, bias)
+        backend = _plan(planner.choose_frozen, op, input, geometry, pattern.nnz, training)
     args = (pattern.packed, stride, padding, dilation, groups)
     _check(checks.check_frozen_conv2d, input, frozen, values, bias, *args)
     weight = pattern.scatter(values, frozen.detach())
     if backend == "dense":
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    return _call(ops.frozen_conv2d.default, (input, weight, values, bias), args)
+    return call(ops.frozen_conv2d.default, (input, weight, values, bias), args)
 
 
 def sparse_linear(
@@ -227,13 +230,12 @@ def sparse_linear(
     op = "sparse_linear"
     _check_call(op, pattern, backend)
     if backend == "auto":
-        training = _differentiable(input, values, bias)
-        shape = _linear_shape(op, input, pattern.shape)
-        backend = planner.choose_sparse(shape, pattern.nnz, input.device, training)
+        training = differentiable(input, values, bias)
+        backend = _plan(planner.choose_sparse, op, input, (pattern.shape,), pattern.nnz, training)
     if backend == "dense":
         _check(checks.check_sparse_linear, input, values, bias, pattern.packed, pattern.shape)
         return torch.nn.functional.linear(input, pattern.scatter(values), bias)
-    return _call(ops.sparse_linear.default, (input, values, bias), (pattern.packed, pattern.shape))
+    return call(ops.sparse_linear.default, (input, values, bias), (pattern.packed, pattern.shape))
 
 
 def frozen_linear(
@@ -272,12 +274,13 @@ def frozen_linear(
     op = "frozen_linear"
     _check_call(op, pattern, backend)
     if backend == "auto":
-        backend = planner.choose_frozen(_linear_shape(op, input, pattern.shape), pattern.nnz, input.device)
+        training = differentiable(input, values, bias)
+        backend = _plan(planner.choose_frozen, op, input, (pattern.shape,), pattern.nnz, training)
     _check(checks.check_frozen_linear, input, frozen, values, bias, pattern.packed)
     weight = pattern.scatter(values, frozen.detach())
     if backend == "dense":
         return torch.nn.functional.linear(input, weight, bias)
-    return _call(ops.frozen_linear.default, (input, weight, values, bias), (pattern.packed,))
+    return call(ops.frozen_linear.default, (input, weight, values, bias), (pattern.packed,))
 
 
 def compose_filters(coefficients: Tensor, basis: Tensor, *, groups: int = 1, basis_axis: str = "in") -> Tensor:
@@ -317,18 +320,6 @@ def bases_of_channels(basis: Tensor, weight_shape: Sequence[int], groups: int, b
     return per_input.unflatten(0, (groups, group_inputs)).repeat_interleave(out_channels // groups, dim=0)
 
 
-def _call(op: Callable[..., Tensor], tensors: Sequence[Tensor | None], args: Sequence) -> Tensor:
-    """Calls an operator; without gradients to track, below the Python autograd layer (20 us a call)."""
-    if _differentiable(*tensors) or torch.compiler.is_compiling():
-        return op(*tensors, *args)
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(*tensors, *args)
-
-
-def _differentiable(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
 def _pairs(op: str, *options: _Pair) -> tuple[tuple[int, int], ...]:
     return tuple(
         _pair(op, name, option) for name, option in zip(("stride", "padding", "dilation"), options, strict=True)
@@ -362,23 +353,31 @@ def _check(check: Callable, input: Tensor, *args) -> None:
 _BATCH_WHILE_TRACING = 32
 
 
-def _batch(size: int) -> int:
-    return _BATCH_WHILE_TRACING if torch.compiler.is_compiling() or isinstance(size, torch.SymInt) else size
+def _plan(choose: Callable[..., str], op: str, input: Tensor, geometry: tuple, *args: Any) -> str:
+    """What ``choose`` makes of a layer (planner.py); arguments that do not fit together are refused here."""
+    if torch.compiler.is_compiling() or any(isinstance(size, torch.SymInt) for size in input.shape):
+        return choose(_layer_shape(op, (_BATCH_WHILE_TRACING, *input.shape[1:]), *geometry), input.device.type, *args)
+    return _remembered_plan(choose, op, tuple(input.shape), geometry, input.device.type, *args)
 
 
-def _conv_shape(op: str, input: Tensor, weight_shape: Sequence[int], *geometry) -> planner.ConvShape:
-    """What the planner needs to know; arguments that do not fit together are refused here."""
-    batch, out_channels, height, width = conv_output_shape(op, input.shape, weight_shape, *geometry)
+@lru_cache(maxsize=4096)
+def _remembered_plan(
+    choose: Callable[..., str], op: str, input_shape: tuple, geometry: tuple, device: str, *args: Any
+) -> str:
+    return choose(_layer_shape(op, input_shape, *geometry), device, *args)
+
+
+def _layer_shape(op: str, input_shape: Sequence[int], weight_shape: Sequence[int], *geometry) -> planner.ConvShape:
+    if not geometry:
+        return _linear_shape(op, input_shape, weight_shape)
+    batch, out_channels, height, width = conv_output_shape(op, input_shape, weight_shape, *geometry)
     stride, _, dilation, groups = geometry
     kernel = (weight_shape[2], weight_shape[3])
-    return planner.ConvShape(
-        _batch(batch), input.shape[1], out_channels, height, width, kernel, stride, dilation, groups
-    )
+    return planner.ConvShape(batch, input_shape[1], out_channels, height, width, kernel, stride, dilation, groups)
 
 
-def _linear_shape(op: str, input: Tensor, weight_shape: Sequence[int]) -> planner.ConvShape:
+def _linear_shape(op: str, input_shape: Sequence[int], weight_shape: Sequence[int]) -> planner.ConvShape:
     """A linear layer as a convolution with the batch along the rows."""
     checks.check_rank(op, "pattern.shape", weight_shape, 2, "(out, in)")
-    checks.check_features(op, "input", input, weight_shape[1])
-    batch = _batch(input.numel() // weight_shape[1])
-    return planner.ConvShape(1, weight_shape[1], weight_shape[0], batch, 1, (1, 1), (1, 1), (1, 1), 1)
+    checks.check_features(op, "input", input_shape, weight_shape[1])
+    return planner.ConvShape(1, weight_shape[1], weight_shape[0], prod(input_shape[:-1]), 1, (1, 1), (1, 1), (1, 1), 1)

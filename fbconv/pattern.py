@@ -8,6 +8,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ._ops.call import call
+
 _MAGIC = 0x46424331  # csrc/core/pattern.h describes the words
 _HEADER = 8
 _INT32_MAX = 2**31 - 1
@@ -132,12 +134,12 @@ class SparsePattern:
         """The entries of ``dense`` (of :attr:`shape`) at the pattern: ``(nnz,)``, differentiable."""
         if tuple(dense.shape) != self.shape:
             raise ValueError(f"SparsePattern.gather: dense must have shape {self.shape}, got {tuple(dense.shape)}")
-        return torch.ops.fbconv.gather(dense, self.packed)
+        return call(torch.ops.fbconv.gather.default, (dense,), (self.packed,))
 
     def scatter(self, values: Tensor, frozen: Tensor | None = None) -> Tensor:
         """The dense weight: ``values`` ``(nnz,)`` at the pattern, zeros (or ``frozen``'s entries) elsewhere;
         differentiable in ``values``."""
-        return torch.ops.fbconv.embed(values, frozen, self.packed, self.shape)
+        return call(torch.ops.fbconv.embed.default, (values, frozen), (self.packed, self.shape))
 
     def to(self, device: torch.device | str) -> SparsePattern:
         """The same pattern on another device."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 # Seconds per unit of work on one core.
 _DENSE_MULTIPLY = 1 / 65e9  # torch's dense convolution, multiply-adds
 _SPARSE_MULTIPLY = 1 / 10e9  # a gather kernel's multiply-adds, margins of the flat tile included
@@ -67,22 +65,21 @@ def _dense_cost(shape: ConvShape) -> float:
     return multiplies * _DENSE_MULTIPLY + shape.weights * _WEIGHT
 
 
-def _gather_cost(shape: ConvShape, entries: float, rows_in_between: float = 0.0) -> float:
-    flat = shape.flat_positions
-    return entries * (flat * _SPARSE_MULTIPLY + _LIST_ENTRY) + (shape.moved + rows_in_between * flat) * _PACK
+def _gather_cost(shape: ConvShape, entries: float) -> float:
+    return entries * (shape.flat_positions * _SPARSE_MULTIPLY + _LIST_ENTRY) + shape.moved * _PACK
 
 
-def choose_sparse(shape: ConvShape, nnz: int, device: torch.device, training: bool) -> str:
+def choose_sparse(shape: ConvShape, device: str, nnz: int, training: bool) -> str:
     """Whether a masked sparse convolution or linear layer runs "sparse" or "dense"."""
-    if device.type != "cpu":
+    if device != "cpu":
         return "dense"
     cost = _gather_cost(shape, nnz) * (_SPARSE_STEP if training else 1)
     return "sparse" if cost < _dense_cost(shape) else "dense"
 
 
-def choose_frozen(shape: ConvShape, nnz: int, device: torch.device) -> str:
-    """ "sparse" (weight gradient at the mask only) or "dense" (whole weight gradient, then a gather)."""
-    if device.type != "cpu":
+def choose_frozen(shape: ConvShape, device: str, nnz: int, training: bool) -> str:
+    """Whether a frozen layer computes its weight gradient at the mask only ("sparse"), or all of it ("dense")."""
+    if device != "cpu" or not training:
         return "dense"
     dense_gradient = _DENSE_GRADIENT * _dense_cost(shape)
     return "sparse" if _gather_cost(shape, nnz) < dense_gradient else "dense"
@@ -93,22 +90,22 @@ def live_columns(maps: int, elements: int, rows: int, density: float) -> float:
     return maps * elements * (1 - (1 - density) ** rows)
 
 
-def choose_order(shape: ConvShape, nnz: int, elements: int, device: torch.device) -> str:
-    """The cheaper order of a filter-basis convolution: "basis_first" or "mix_first"."""
-    if device.type != "cpu":
+def choose_order(shape: ConvShape, device: str, nnz: int, training: bool, elements: int) -> str:
+    """The cheaper order of a filter-basis convolution, "basis_first" or "mix_first"; their gradients are the same."""
+    if device != "cpu":
         return "basis_first"
     costs = _order_costs(shape, nnz, elements)
     return "basis_first" if costs[0] <= costs[1] else "mix_first"
 
 
-def choose_filter_basis(shape: ConvShape, nnz: int, elements: int, device: torch.device, training: bool) -> str:
+def choose_filter_basis(shape: ConvShape, device: str, nnz: int, training: bool, elements: int) -> str:
     """The plan of a filter-basis convolution: "basis_first", "mix_first" or "composed"."""
-    if device.type != "cpu":
+    if device != "cpu":
         return "composed"
     composing = shape.weights * elements * _DENSE_MULTIPLY + shape.weights * _WEIGHT
     basis_first, mix_first = _order_costs(shape, nnz, elements)
     cost = min(basis_first, mix_first) * (_FILTER_BASIS_STEP if training else 1)
-    return choose_order(shape, nnz, elements, device) if cost < _dense_cost(shape) + composing else "composed"
+    return choose_order(shape, device, nnz, training, elements) if cost < _dense_cost(shape) + composing else "composed"
 
 
 def _order_costs(shape: ConvShape, nnz: int, elements: int) -> tuple[float, float]:

@@ -135,10 +135,10 @@ def check_bias(op: str, bias: Tensor | None, out_channels: int, like: Tensor) ->
         check_shape(op, "bias", bias, [out_channels])
 
 
-def check_features(op: str, name: str, tensor: Tensor, features: int) -> None:
+def check_features(op: str, name: str, shape: Sequence[int], features: int) -> None:
     """The last dimension of a linear layer's input or gradient."""
-    if tensor.dim() == 0 or tensor.shape[-1] != features:
-        fail(op, f"{name} must have {features} features in its last dimension, got shape {tuple(tensor.shape)}")
+    if len(shape) == 0 or shape[-1] != features:
+        fail(op, f"{name} must have {features} features in its last dimension, got shape {tuple(shape)}")
 
 
 def composed_shape(op: str, basis_shape: Sequence[int], coefficient_shape: Sequence[int]) -> list[int]:
@@ -186,7 +186,7 @@ def check_sparse_linear(
     op = "sparse_linear"
     check_floating(op, "input", input)
     check_rank(op, "weight_shape", shape, 2, "(out_features, in_features)")
-    check_features(op, "input", input, shape[1])
+    check_features(op, "input", input.shape, shape[1])
     check_values(op, values, check_pattern(op, pattern, input, "input", shape), "input", input)
     check_bias(op, bias, shape[0], input)
     return [*input.shape[:-1], shape[0]]
@@ -232,7 +232,7 @@ def check_frozen_linear(
     """All arguments of ``frozen_linear``; its output shape."""
     op = "frozen_linear"
     check_rank(op, "weight", weight.shape, 2, "(out_features, in_features)")
-    check_features(op, "input", input, weight.shape[1])
+    check_features(op, "input", input.shape, weight.shape[1])
     _check_frozen(op, input, weight, values, bias, pattern)
     return [*input.shape[:-1], weight.shape[0]]
 

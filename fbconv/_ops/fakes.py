@@ -68,7 +68,7 @@ def _(grad, values, pattern, weight_shape):
     op = "sparse_linear_grad_input"
     check_floating(op, "grad", grad)
     checks.check_rank(op, "weight_shape", weight_shape, 2, "(out_features, in_features)")
-    check_features(op, "grad", grad, weight_shape[0])
+    check_features(op, "grad", grad.shape, weight_shape[0])
     check_values(op, values, check_pattern(op, pattern, grad, "grad", weight_shape), "grad", grad)
     return grad.new_empty([*grad.shape[:-1], weight_shape[1]])
 
@@ -79,7 +79,7 @@ def _(grad, input, pattern, weight_shape):
     check_floating(op, "grad", grad)
     checks.check_rank(op, "weight_shape", weight_shape, 2, "(out_features, in_features)")
     check_like(op, "input", input, "grad", grad)
-    check_features(op, "grad", grad, weight_shape[0])
+    check_features(op, "grad", grad.shape, weight_shape[0])
     check_shape(op, "input", input, [*grad.shape[:-1], weight_shape[1]])
     return grad.new_empty(check_pattern(op, pattern, grad, "grad", weight_shape))
 
