@@ -1,0 +1,206 @@
+"""When to prune how much: masks found in one or many rounds, before training or between trainings with rewinding."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from .convert import prunable, sparsify
+from .cops import cops, linear_mix
+from .masks import LayerCollapseWarning, choose, kept_count, warn_of_collapse, without_excluded
+from .scores import score as score_model
+
+SCHEDULES = ("exponential", "linear")
+COMBINATIONS = ("cops", "linear")
+
+_Masks = dict[str, Tensor]
+_Score = str | Callable[..., Mapping[str, Tensor]]
+
+
+def prune_masks(
+    model: nn.Module,
+    score: _Score,
+    sparsity: float,
+    rounds: int = 100,
+    schedule: str = "exponential",
+    *,
+    batches: Iterable[object] | None = None,
+    loss_fn: Callable[..., Tensor] | None = None,
+    generator: torch.Generator | None = None,
+    control: _Score | None = None,
+    alpha: float = 0.5,
+    combine: str = "cops",
+    scope: str = "global",
+    distribution: str | None = None,
+    exclude: Sequence[str] = (),
+    **options: object,
+) -> dict[str, Tensor]:
+    """Masks by scoring and pruning in rounds, without training: ``rounds=1`` is single-shot, more is multi-shot.
+
+    Each round scores the network as the rounds before have left it (their pruned weights are zero, in frozen layers
+    constant, and are no variables of any derivative) and keeps the best of what is left. What is pruned never comes
+    back. The model is left bit-identical.
+
+    Args:
+        model: plain modules and compressed ones alike; of compressed ones, weights outside the pattern are gone.
+        score: what :func:`fbconv.score` takes.
+        sparsity: share of the weights (of all that are not excluded, dense shapes counted) to remove in the end;
+            exactly ``floor((1 - sparsity) * D)`` are kept.
+        rounds: how often to score and prune, at least 1.
+        schedule: after round k of n, ``"exponential"`` has a density of ``start * (end / start)^(k / n)``,
+            ``"linear"`` of ``start + (end - start) * k / n``.
+        batches: as for :func:`fbconv.score`, gone through anew in every round; an iterator is kept in memory for that.
+        loss_fn, generator, options: as for :func:`fbconv.score`. Options are for ``score``, not for ``control``.
+        control: a second score that the masks are to be good for too.
+        alpha: balance of ``score`` and control, in [0, 1). Unused without a control.
+        combine: ``"cops"`` has each round solve the problem of :func:`fbconv.cops` with ``score`` as its target, which
+            keeps fewer weights than asked where more would make the mask worse. ``"linear"`` ranks by the naive mix
+            ``(1 - alpha) * score + alpha * control`` of the two at equal scale (:func:`fbconv.linear_mix`). Unused
+            without a control.
+        scope, distribution, exclude: as for :func:`fbconv.select`; COPS knows the global scope only.
+
+    Returns:
+        name -> bool mask, without excluded layers.
+
+    Raises:
+        ValueError: an unknown schedule or combination, less than one round, COPS with a scope or distribution of
+            layers, or anything that scoring or selection does not take.
+
+    Warns:
+        LayerCollapseWarning: if a layer has no weight in the end.
+
+    Source: Tanaka et al. 2020, algorithm 1 (exponential); upfront multi-shot pruning with any score: methods section
+    5; COPS: methods section 3.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+        >>> masks = prune_masks(model, "synflow", sparsity=0.9, rounds=10, input_shape=(8,))
+        >>> sum(int(mask.sum()) for mask in masks.values())
+        9
+    """
+    _check(rounds, schedule)
+    if control is not None:
+        _check_combination(combine, alpha, scope, distribution)
+    batches = list(batches) if isinstance(batches, Iterator) else batches
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    scored = partial(score_model, model, batches=batches, loss_fn=loss_fn, generator=generator)
+    masks: _Masks | None = None
+    for passing in _sparsities(schedule, _density(model, exclude), sparsity, rounds):
+        target = without_excluded(scored(score, masks=masks, **options), exclude)
+        if control is None:
+            masks = choose(target, passing, scope, distribution)
+            continue
+        scores = scored(control, masks=masks)
+        controls = {name: scores[name] for name in target}
+        if combine == "cops":
+            masks = _cops(target, controls, passing, alpha)
+        else:
+            masks = choose(linear_mix(target, controls, alpha / (1 - alpha)), passing, scope, distribution)
+    warn_of_collapse(masks)
+    return masks
+
+
+def iterative_masks(
+    model: nn.Module,
+    train: Callable[[nn.Module], object],
+    sparsity: float,
+    rounds: int,
+    score: _Score = "magnitude",
+    schedule: str = "exponential",
+    shots: int = 1,
+    **selection: object,
+) -> Iterator[dict[str, Tensor]]:
+    """Masks by training, pruning and rewinding in turns; yields those of every round.
+
+    Each round copies ``model``, prunes the copy by the masks so far, has it trained, and scores what came out. As
+    ``model`` itself is never changed, every round starts from its very weights, biases and batch-norm statistics: give
+    the network at initialisation (lottery tickets), or after its first steps (rewinding to step t0). The winning
+    ticket is ``sparsify(model, masks)``, to be trained once more.
+
+    Args:
+        model: the network to rewind to.
+        train: trains the network that it gets, in place. Whatever else it uses (optimizer, learning-rate schedule,
+            order of the data) has to start at the same point in every call.
+        sparsity: share of weights removed after the last round. With ``1 - 0.8**rounds`` and the exponential schedule
+            each round removes 20 % of what is left.
+        rounds: trainings, and prunings after them.
+        score, schedule: as for :func:`prune_masks`; ``score="magnitude"`` is iterative magnitude pruning (IMP).
+        shots: rounds of scoring at each pruning step; more than one is iterative multi-shot.
+        selection: ``batches``, ``exclude``, ``distribution`` and whatever else :func:`prune_masks` takes. Excluded
+            layers stay whole.
+
+    Yields:
+        after each round, name -> bool mask for ``model``'s names.
+
+    Raises:
+        ValueError: as :func:`prune_masks`.
+
+    Source: Frankle & Carbin 2019, strategy 2; Frankle et al. 2020, algorithm 2 (rewinding); methods sections 4 and 5.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(10, 10))
+        >>> def train(network):
+        ...     with torch.no_grad():
+        ...         network[0].bias.add_(1)
+        >>> [int(masks["0.weight"].sum()) for masks in iterative_masks(model, train, sparsity=0.75, rounds=2)]
+        [50, 25]
+    """
+    _check(rounds, schedule)
+    names = {key.rpartition(".")[0]: key for key in prunable(model)}
+    masks: dict[str, Tensor] = {}
+    for passing in _sparsities(schedule, _density(model, selection.get("exclude", ())), sparsity, rounds):
+        network = sparsify(model, masks)
+        train(network)
+        found = prune_masks(network, score, passing, shots, schedule, **selection)
+        masks = {names[key.rpartition(".")[0]]: mask for key, mask in found.items()}
+        yield masks
+
+
+def _check(rounds: int, schedule: str) -> None:
+    if rounds < 1:
+        raise ValueError(f"prune_masks: rounds must be at least 1, got {rounds}")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"prune_masks: schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
+
+
+def _check_combination(combine: str, alpha: float, scope: str, distribution: str | None) -> None:
+    if combine not in COMBINATIONS:
+        raise ValueError(f"prune_masks: combine must be one of {', '.join(COMBINATIONS)}, got {combine!r}")
+    if not 0 <= alpha < 1:
+        raise ValueError(f"prune_masks: alpha must be in [0, 1), got {alpha}")
+    if combine == "cops" and (scope != "global" or distribution is not None):
+        raise ValueError(
+            f"prune_masks: cops chooses over all layers, got scope {scope!r} and distribution {distribution!r}"
+        )
+
+
+def _density(model: nn.Module, exclude: Sequence[str]) -> float:
+    """Share of the weights that are there before the first round."""
+    shapes = without_excluded(prunable(model), exclude)
+    there = sum(model.get_parameter(name).numel() for name in shapes)
+    return there / max(1, sum(shape.numel() for shape in shapes.values()))
+
+
+def _sparsities(schedule: str, start: float, sparsity: float, rounds: int) -> Iterator[float]:
+    """The sparsity after each round; after the last one ``sparsity`` itself, to the last bit."""
+    end = 1 - sparsity
+    for k in range(1, rounds):
+        exponential = start * (end / start) ** (k / rounds) if start > 0 and end > 0 else 0.0
+        yield 1 - (exponential if schedule == "exponential" else start + (end - start) * k / rounds)
+    yield sparsity
+
+
+def _cops(target: Mapping[str, Tensor], control: Mapping[str, Tensor], sparsity: float, alpha: float) -> _Masks:
+    total = sum(value.numel() for value in target.values())
+    left = sum(int((value > -math.inf).sum()) for value in target.values())
+    keep = kept_count(total, sparsity)
+    if keep > left:
+        raise ValueError(f"prune_masks: {keep} weights have to be kept, but only {left} of {total} are left")
+    with warnings.catch_warnings():  # the caller warns of what is empty in the end
+        warnings.simplefilter("ignore", LayerCollapseWarning)
+        return cops(target, control, sparsity, alpha).masks

@@ -1,0 +1,24 @@
+"""Importance scores of weights: which ones to keep. Higher = keep (the papers minimise the negative)."""
+
+from .base import SCORES, register, score
+from .gradients import sum_gradients
+from .grasp import grasp
+from .passive import magnitude, random
+from .snip import snip, usnip
+from .synflow import synflow
+
+__all__ = [
+    "SCORES",
+    "grasp",
+    "magnitude",
+    "random",
+    "register",
+    "score",
+    "snip",
+    "sum_gradients",
+    "synflow",
+    "usnip",
+]
+
+for _function in (random, magnitude, snip, usnip, grasp, synflow):
+    register(_function.__name__)(_function)

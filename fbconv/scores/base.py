@@ -1,0 +1,135 @@
+"""The call that scores a model, and the registry of scores by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..convert import prunable
+from .context import restricted, untouched
+
+Batches = Iterable[object]
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+# (model, name -> parameter, batches, loss_fn, generator, **options) -> name -> score of the parameter's shape
+ScoreFunction = Callable[..., Mapping[str, Tensor]]
+
+SCORES: dict[str, ScoreFunction] = {}
+
+
+def register(name: str) -> Callable[[ScoreFunction], ScoreFunction]:
+    """Decorator: make a score function available by name.
+
+    The function gets ``(model, weights, batches, loss_fn, generator)`` and the caller's options as keywords,
+    ``weights`` being name -> parameter, and returns name -> score of the parameter's shape. It finds every module in
+    training mode and every listed parameter differentiable, may run and change the model as it likes (all is put back
+    afterwards), and may give any score to masked weights.
+
+    Example:
+        >>> @register("first")
+        ... def first(model, weights, batches, loss_fn, generator):
+        ...     return {name: -torch.arange(w.numel(), dtype=w.dtype).view_as(w) for name, w in weights.items()}
+    """
+
+    def add(function: ScoreFunction) -> ScoreFunction:
+        SCORES[name] = function
+        return function
+
+    return add
+
+
+def score(
+    model: nn.Module,
+    name: str | ScoreFunction,
+    batches: Batches | None = None,
+    loss_fn: LossFunction | None = None,
+    generator: torch.Generator | None = None,
+    masks: Mapping[str, Tensor] | None = None,
+    **options: object,
+) -> dict[str, Tensor]:
+    """Importance of every prunable weight of ``model``; the input of :func:`fbconv.select`.
+
+    The model is left bit-identical: parameters, gradients, buffers (batch-norm statistics included), training flags
+    and the global random state. It is scored in training mode, as it is going to be trained (SynFlow: in evaluation
+    mode, by its definition).
+
+    Args:
+        model: plain modules and compressed ones alike, on any device.
+        name: ``"random"``, ``"magnitude"``, ``"snip"``, ``"usnip"``, ``"grasp"``, ``"synflow"``, a name added with
+            :func:`register`, or such a function.
+        batches: for data-driven scores, an iterable of ``(inputs, targets)``; moved to the model's device. Gradients
+            are summed over all of them. ``usnip`` ignores targets and takes inputs alone too; ``synflow`` reads
+            nothing but the shape of the inputs.
+        loss_fn: ``(outputs, targets) -> scalar``; cross entropy by default.
+        generator: source of all randomness; by default a fresh one seeded with 0.
+        masks: name -> bool mask of the score's shape; True = still there. Weights outside are zero (in frozen layers:
+            constant) while the model is scored, and score ``-inf``. Layers without a mask are whole.
+        options: of the score: ``temperature`` of ``grasp``, ``input_shape`` of ``synflow``, whatever a function of
+            your own takes.
+
+    Returns:
+        parameter name -> detached score: ``X.weight`` in the weight's shape, and for a compressed module ``X.values``
+        in its pattern's shape, ``-inf`` outside the pattern.
+
+    Raises:
+        ValueError: unknown name, nothing prunable, masks that do not fit, or data missing or not in ``(inputs,
+            targets)`` pairs.
+
+    Source:
+        generalised synaptic scores (methods section 1), negated; each score names its paper.
+
+    Example:
+        >>> layer = nn.Linear(2, 1, bias=False)
+        >>> with torch.no_grad():
+        ...     _ = layer.weight.copy_(torch.tensor([[-3.0, 2.0]]))
+        >>> score(nn.Sequential(layer), "magnitude")
+        {'0.weight': tensor([[3., 2.]])}
+    """
+    function = _resolve(name)
+    shapes = prunable(model)
+    if not shapes:
+        raise ValueError("score: model must have a convolution or a linear layer with weights, got none")
+    masks = {} if masks is None else masks
+    _check_masks(masks, shapes)
+    weights = {key: model.get_parameter(key) for key in shapes}
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    with untouched(model, weights, generator), restricted(model, weights, masks):
+        scores = function(model, weights, batches, loss_fn or F.cross_entropy, generator, **options)
+        scores = {key: _checked(key, scores, weight) for key, weight in weights.items()}
+    return {key: _dense(model, key, value, masks.get(key)) for key, value in scores.items()}
+
+
+def _resolve(name: str | ScoreFunction) -> ScoreFunction:
+    if callable(name):
+        return name
+    if name not in SCORES:
+        raise ValueError(f"score: name must be one of {', '.join(SCORES)} or a callable, got {name!r}")
+    return SCORES[name]
+
+
+def _check_masks(masks: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:
+    for key, mask in masks.items():
+        if key not in shapes:
+            raise ValueError(f"score: masks must be of {', '.join(shapes)}, got {key!r}")
+        if mask.dtype != torch.bool or mask.shape != shapes[key]:
+            got = f"{mask.dtype} of shape {tuple(mask.shape)}"
+            raise ValueError(f"score: the mask of {key!r} must be bool of shape {tuple(shapes[key])}, got {got}")
+
+
+def _checked(key: str, scores: Mapping[str, Tensor], weight: Tensor) -> Tensor:
+    if key not in scores:
+        raise ValueError(f"score: {key!r} must be scored, got scores of {', '.join(scores) or 'nothing'}")
+    if scores[key].shape != weight.shape:
+        got = tuple(scores[key].shape)
+        raise ValueError(f"score: {key!r} must be scored in shape {tuple(weight.shape)}, got {got}")
+    # A score may be the very weight: its value must not change when the model is put back.
+    return scores[key].detach().clone()
+
+
+def _dense(model: nn.Module, key: str, value: Tensor, mask: Tensor | None) -> Tensor:
+    pattern = getattr(model.get_submodule(key.rpartition(".")[0]), "pattern", None)
+    if pattern is not None:
+        value = value.new_full(pattern.shape, -torch.inf).masked_scatter_(pattern.mask(), value)
+    return value if mask is None else value.masked_fill(~mask.to(value.device), -torch.inf)

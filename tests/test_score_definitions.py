@@ -1,0 +1,414 @@
+"""USNIP, GraSP and SynFlow against their definitions: explicit Hessians, finite differences, products of matrices."""
+
+import copy
+import itertools
+from collections import Counter
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import fbconv.nn as fnn
+from fbconv import scores
+from fbconv.convert import freeze, interspace, sparsify
+from fbconv.masks import LayerCollapseWarning, select
+from fbconv.schedules import prune_masks
+from fbconv.scores import score
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def tiny_net():
+    """78 weights, batch norm, and curvature everywhere."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Tanh(), nn.Conv2d(3, 1, 2), nn.Flatten())
+        net.append(nn.Linear(9, 3))
+        return net.double()
+
+
+def make_batches(count=1):
+    source = generator(5)
+    return [
+        (torch.randn(5, 1, 6, 6, generator=source, dtype=torch.float64), torch.randint(3, (5,), generator=source))
+        for _ in range(count)
+    ]
+
+
+def random_masks(model, density=0.5):
+    source = generator(7)
+    return {key: torch.rand(value.shape, generator=source) < density for key, value in score(model, "random").items()}
+
+
+def loss_of(net, weights, batches, temperature=1.0):
+    """The loss as a function of a dict of weights, in plain torch and training mode."""
+    state = {**dict(net.named_parameters()), **{name: b.clone() for name, b in net.named_buffers()}, **weights}
+    outputs = [torch.func.functional_call(net.train(), state, (inputs,)) / temperature for inputs, _ in batches]
+    return sum(F.cross_entropy(output, targets) for output, (_, targets) in zip(outputs, batches, strict=True))
+
+
+def gradient_flow(net, embed, vector, batches, temperature):
+    """``Theta * (H g)`` with H as an explicit matrix; ``embed`` makes the weights of ``net`` from the variables."""
+
+    def loss(variables):
+        return loss_of(net, embed(variables), batches, temperature)
+
+    hessian = torch.autograd.functional.hessian(loss, vector)
+    gradient = torch.autograd.functional.jacobian(loss, vector)
+    return vector * (hessian @ gradient)
+
+
+def split_like(tensors, vector):
+    parts = vector.split([tensor.numel() for tensor in tensors.values()])
+    return {key: part.view(tensors[key].shape) for key, part in zip(tensors, parts, strict=True)}
+
+
+def flatten(tensors):
+    return torch.cat([tensor.detach().flatten() for tensor in tensors.values()])
+
+
+# --- GraSP ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("temperature", [1.0, 200.0])
+def test_grasp_is_theta_times_hessian_times_gradient(count, temperature):
+    net, batches = tiny_net(), make_batches(count)
+    weights = {key: net.get_parameter(key) for key in ("0.weight", "3.weight", "5.weight")}
+    expected = gradient_flow(net, partial(split_like, weights), flatten(weights), batches, temperature)
+    given = {} if temperature == 200 else {"temperature": temperature}  # 200 is the default
+    values = flatten(score(net, "grasp", batches, **given))
+    torch.testing.assert_close(values, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+    assert (values > 0).any()
+    assert (values < 0).any()
+
+
+@pytest.mark.parametrize("kind", ["masked", "sparse", "frozen"])
+def test_grasp_of_part_of_the_weights(kind):
+    """The variables are the weights that are left: the gradient of the others must not enter H g."""
+    net, batches = tiny_net(), make_batches(2)
+    masks = random_masks(net)
+    weights = {key: net.get_parameter(key).detach() for key in masks}
+    chosen = flatten(masks)
+
+    def embed(variables):
+        rest = flatten(weights) if kind == "frozen" else torch.zeros(len(chosen), dtype=torch.float64)
+        return split_like(weights, rest.masked_scatter(chosen, variables))
+
+    expected = gradient_flow(net, embed, flatten(weights)[chosen], batches, 200.0)
+    if kind == "masked":
+        values = flatten(score(net, "grasp", batches, masks=masks))
+    else:
+        values = flatten(score({"sparse": sparsify, "frozen": freeze}[kind](net, masks), "grasp", batches))
+    assert (values[~chosen] == -torch.inf).all()
+    torch.testing.assert_close(values[chosen], expected, rtol=1e-8, atol=1e-9 * float(expected.abs().max()))
+
+
+def test_grasp_of_filter_basis_coefficients():
+    net, batches = tiny_net(), make_batches(1)
+    mask = torch.rand(3, 1, 9, generator=generator(1)) < 0.6
+    basis = fnn.FilterBasis(3, init="orthonormal", generator=generator(4), dtype=torch.float64)
+    layer = fnn.FBConv2d.from_dense(net[0], basis, mask)
+    rest = {key: net.get_parameter(key).detach() for key in ("3.weight", "5.weight")}
+    elements, nnz = basis.elements.detach(), int(mask.sum())
+
+    def embed(variables):
+        dense = torch.zeros(3, 1, 9, dtype=torch.float64).masked_scatter(mask, variables[:nnz])
+        composed = torch.einsum("abn,nij->abij", dense, elements)
+        return {"0.weight": composed, **split_like(rest, variables[nnz:])}
+
+    vector = torch.cat([layer.values.detach(), flatten(rest)])
+    expected = gradient_flow(net, embed, vector, batches, 200.0)
+    model = copy.deepcopy(net)
+    model[0] = layer
+    values = score(model, "grasp", batches)
+    assert torch.equal(values["0.values"] == -torch.inf, ~mask)
+    ours = torch.cat([values["0.values"][mask], values["3.weight"].flatten(), values["5.weight"].flatten()])
+    torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-9 * float(expected.abs().max()))
+
+
+def test_grasp_keeps_what_the_gradient_norm_loses_most_from():
+    """The sign: by finite differences, removing weight i changes |g|^2 by -2 score_i in first order."""
+    net, batches, step = tiny_net(), make_batches(1), 1e-6
+    values = score(net, "grasp", batches, temperature=1.0)
+    weights = {key: net.get_parameter(key).detach().clone() for key in values}
+
+    def squared_norm(scaled):
+        leaves = {key: value.requires_grad_() for key, value in scaled.items()}
+        gradients = torch.autograd.grad(loss_of(net, leaves, batches), list(leaves.values()))
+        return sum(float(gradient.square().sum()) for gradient in gradients)
+
+    for key, index in (("0.weight", 4), ("3.weight", 0), ("3.weight", 7), ("5.weight", 20)):
+        norms = []
+        for sign in (1, -1):
+            scaled = {name: weight.clone() for name, weight in weights.items()}
+            scaled[key].view(-1)[index] *= 1 - sign * step
+            norms.append(squared_norm(scaled))
+        change = (norms[0] - norms[1]) / (2 * step)
+        assert change == pytest.approx(-2 * float(values[key].flatten()[index]), rel=1e-4, abs=1e-9)
+
+
+def test_grasp_masks_do_not_depend_on_the_scale_of_the_loss():
+    net, batches = tiny_net(), make_batches(2)
+    summed = score(net, "grasp", batches, loss_fn=partial(F.cross_entropy, reduction="sum"))
+    mean = score(net, "grasp", batches)
+    for key, mask in select(mean, 0.7).items():
+        torch.testing.assert_close(summed[key], 25 * mean[key])
+        assert torch.equal(select(summed, 0.7)[key], mask)
+
+
+def test_grasp_draws_the_same_dropout_in_both_passes():
+    """With the outputs linear in the weights and a square loss, Theta * (H g) is known for any one dropout mask."""
+    net = nn.Sequential(nn.Dropout(0.5), nn.Linear(6, 1, bias=False)).double()
+    inputs = torch.randn(4, 6, generator=generator(3), dtype=torch.float64)
+    seen = []
+    net[0].register_forward_hook(lambda module, args, output: seen.append(output.detach()))
+    loss_fn = lambda outputs, _: outputs.square().sum()  # noqa: E731
+    values = score(net, "grasp", [(inputs, torch.zeros(4))], loss_fn, temperature=1.0)
+    assert len(seen) == 2
+    assert torch.equal(*seen)
+    gram, weight = 2 * seen[0].T @ seen[0], net[1].weight.detach()
+    torch.testing.assert_close(values["1.weight"], weight * (weight @ gram @ gram))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_grasp_temperature_must_be_positive(temperature):
+    with pytest.raises(ValueError, match="grasp: temperature must be positive, got"):
+        score(tiny_net(), "grasp", make_batches(1), temperature=temperature)
+
+
+# --- USNIP ------------------------------------------------------------------------------------------------------------
+
+
+def test_usnip_is_the_connection_sensitivity_for_the_labels_it_draws():
+    net, batches, step = tiny_net(), make_batches(2), 1e-6
+    drawn = []
+
+    def recording(outputs, labels):
+        drawn.append(labels)
+        return F.cross_entropy(outputs, labels)
+
+    values = score(net, "usnip", batches, recording, generator(3))
+    relabelled = [(inputs, labels) for (inputs, _), labels in zip(batches, drawn, strict=True)]
+    for key, value in values.items():
+        weight = net.get_parameter(key).detach()
+        for index in range(weight.numel()):
+            losses = []
+            for sign in (1, -1):
+                scaled = weight.clone()
+                scaled.view(-1)[index] *= 1 + sign * step
+                losses.append(loss_of(net, {key: scaled}, relabelled).item())
+            expected = abs(losses[0] - losses[1]) / (2 * step)
+            assert float(value.flatten()[index]) == pytest.approx(expected, rel=1e-4, abs=1e-8)
+
+
+def test_usnip_labels_are_uniform_and_from_the_generator():
+    net = nn.Sequential(nn.Linear(2, 4))
+    drawn = []
+
+    def recording(outputs, labels):
+        drawn.append(labels)
+        return F.cross_entropy(outputs, labels)
+
+    for seed in (1, 1, 2):
+        score(net, "usnip", [torch.zeros(20_000, 2)], recording, generator(seed))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    counts = Counter(drawn[0].tolist())
+    assert set(counts) == {0, 1, 2, 3}
+    assert all(abs(count - 5000) < 300 for count in counts.values())
+
+
+def test_usnip_ignores_targets_and_takes_unlabelled_batches():
+    net, batches = tiny_net(), make_batches(2)
+    expected = score(net, "usnip", batches)
+    for other in (
+        [inputs for inputs, _ in batches],
+        [(inputs, None) for inputs, _ in batches],
+        [(x,) for x, _ in batches],
+    ):
+        values = score(net, "usnip", other)
+        assert all(torch.equal(values[key], expected[key]) for key in expected)
+    assert not torch.equal(score(net, "snip", batches)["0.weight"], expected["0.weight"])
+
+
+def test_usnip_labels_of_dense_predictions():
+    net = nn.Conv2d(1, 3, 3, padding=1)
+    shapes = []
+
+    def recording(outputs, labels):
+        shapes.append(labels.shape)
+        return F.cross_entropy(outputs, labels)
+
+    score(nn.Sequential(net), "usnip", [torch.zeros(2, 1, 5, 6)], recording)
+    assert shapes == [(2, 5, 6)]
+    with pytest.raises(
+        ValueError, match=r"usnip: the model's outputs must have shape \(batch, classes, \*\), got \(4,\)"
+    ):
+        score(nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)), "usnip", [torch.zeros(4, 3)])
+
+
+# --- SynFlow ----------------------------------------------------------------------------------------------------------
+
+
+def linear_net(widths, seed=0, bias=False):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(*[nn.Linear(a, b, bias=bias) for a, b in itertools.pairwise(widths)])
+
+
+def test_synflow_of_a_linear_net_is_the_flow_through_each_weight():
+    """``|w_ij|`` times all that arrives at j times all that leaves from i, each a product of matrices."""
+    net = linear_net((5, 7, 4, 3))
+    matrices = [layer.weight.detach().double().abs() for layer in net]
+    for i, value in enumerate(score(net, "synflow", input_shape=(5,)).values()):
+        arriving = torch.ones(5, dtype=torch.float64)
+        for matrix in matrices[:i]:
+            arriving = matrix @ arriving
+        leaving = torch.ones(3, dtype=torch.float64)
+        for matrix in matrices[:i:-1]:
+            leaving = leaving @ matrix
+        torch.testing.assert_close(value, matrices[i] * torch.outer(leaving, arriving), rtol=1e-12, atol=0)
+
+
+def test_synflow_is_conserved_from_layer_to_layer():
+    totals = [float(value.sum()) for value in score(linear_net((5, 7, 4, 3)), "synflow", input_shape=(5,)).values()]
+    assert totals == pytest.approx([totals[0]] * 3, rel=1e-12)
+
+
+def absolute_flow(net, overrides):
+    """R by its definition, without touching the statistics of batch norm."""
+    state = {name: p.detach().double().abs() for name, p in net.named_parameters()}
+    state |= {name: b.double() if b.is_floating_point() else b for name, b in net.named_buffers()}
+    ones = torch.ones(1, 1, 6, 6, dtype=torch.float64)
+    return float(torch.func.functional_call(copy.deepcopy(net).eval(), state | overrides, (ones,)).sum())
+
+
+def test_synflow_by_finite_differences_with_statistics_as_they_are():
+    net, step = tiny_net().float(), 1e-6
+    with torch.no_grad():
+        net[1].running_mean.copy_(torch.tensor([-0.3, 0.2, -0.1]))
+        net[1].running_var.copy_(torch.tensor([0.5, 2.0, 1.5]))
+        net[1].weight.mul_(-1)
+    values = score(net, "synflow", make_batches(1))
+    for key, value in values.items():
+        assert value.dtype == torch.float64
+        weight = net.get_parameter(key).detach().double().abs()
+        for index in range(weight.numel()):
+            flows = []
+            for sign in (1, -1):
+                scaled = weight.clone()
+                scaled.view(-1)[index] *= 1 + sign * step
+                flows.append(absolute_flow(net, {key: scaled}))
+            expected = abs(flows[0] - flows[1]) / (2 * step)
+            assert float(value.flatten()[index]) == pytest.approx(expected, rel=1e-4, abs=1e-8)
+    with torch.no_grad():
+        net[1].running_mean.abs_()
+    assert not torch.equal(score(net, "synflow", make_batches(1))["0.weight"], values["0.weight"])
+
+
+def test_synflow_reads_no_data_and_no_training_flag():
+    net, batches = tiny_net(), make_batches(1)
+    net.insert(2, nn.Dropout(0.5))
+    expected = score(net, "synflow", input_shape=(1, 6, 6))
+    others = [
+        score(net.train(), "synflow", batches),
+        score(net.eval(), "synflow", batches, generator=generator(9)),
+        score(net, "synflow", [100 * batches[0][0]]),
+    ]
+    for other in others:
+        assert all(torch.equal(other[key], expected[key]) for key in expected)
+
+
+def test_synflow_does_not_underflow():
+    """Forty layers of small weights: in float32 every score would be 0, a tie of everything with everything."""
+    net = linear_net([4] * 41)
+    with torch.no_grad():
+        for layer in net:
+            layer.weight.mul_(0.05)
+    values = flatten(score(net, "synflow", input_shape=(4,)))
+    assert 0 < values.max() < torch.finfo(torch.float32).smallest_normal / 1e6
+    assert (values > 0).all()
+    assert len(values.unique()) > 600
+    assert (values.float() == 0).all()
+
+
+def test_synflow_of_compressed_layers():
+    net = tiny_net()
+    masks = random_masks(net)
+    pruned = copy.deepcopy(net)
+    with torch.no_grad():
+        for key, mask in masks.items():
+            pruned.get_parameter(key).mul_(mask)
+    of_pruned, of_dense = (score(model, "synflow", input_shape=(1, 6, 6)) for model in (pruned, net))
+    for compress, expected in ((sparsify, of_pruned), (freeze, of_dense)):
+        values = score(compress(net, masks), "synflow", input_shape=(1, 6, 6))
+        for key, mask in masks.items():
+            value = values[key.replace("weight", "values")]
+            assert (value[~mask] == -torch.inf).all()
+            torch.testing.assert_close(value[mask], expected[key][mask], rtol=1e-10, atol=1e-14)
+
+
+def test_synflow_of_filter_bases_takes_absolute_coefficients_and_absolute_bases():
+    net = tiny_net()
+    standard = score(interspace(net), "synflow", input_shape=(1, 6, 6))["0.values"]
+    torch.testing.assert_close(standard.view(3, 1, 3, 3), score(net, "synflow", input_shape=(1, 6, 6))["0.weight"])
+    model = interspace(net, init="orthonormal", generator=generator(3))
+    leaves = {key: model.get_submodule(key).dense_values().detach().abs().requires_grad_() for key in ("0", "3")}
+    bases = {key: model.get_submodule(key).basis.elements.detach().abs() for key in leaves}
+    composed = {f"{key}.weight": torch.einsum("abn,nij->abij", leaves[key], bases[key]) for key in leaves}
+    state = {name: p.detach().abs() for name, p in net.named_parameters()} | dict(net.named_buffers()) | composed
+    flow = torch.func.functional_call(net.eval(), state, (torch.ones(1, 1, 6, 6, dtype=torch.float64),)).sum()
+    gradients = torch.autograd.grad(flow, list(leaves.values()))
+    values = score(model, "synflow", input_shape=(1, 6, 6))
+    for (key, leaf), gradient in zip(leaves.items(), gradients, strict=True):
+        torch.testing.assert_close(values[f"{key}.values"], leaf.detach() * gradient, rtol=1e-10, atol=1e-14)
+
+
+def test_synflow_needs_a_shape_from_somewhere():
+    for batches in (None, [], [({"image": torch.ones(1)}, None)]):
+        with pytest.raises(
+            ValueError, match="synflow: input_shape, or batches whose inputs are tensors, must be given"
+        ):
+            score(tiny_net(), "synflow", batches)
+
+
+class Residual(nn.Module):
+    """A block with a 1x1 shortcut, as at the beginning of a stage of a ResNet."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.conv1, self.conv2 = nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+            self.shortcut = nn.Conv2d(8, 16, 1)
+            self.fc = nn.Linear(16, 4)
+            nn.init.normal_(self.shortcut.weight, std=0.01)
+
+    def forward(self, x):
+        return self.fc((self.conv2(torch.relu(self.conv1(x))) + self.shortcut(x)).relu().mean((2, 3)))
+
+
+def test_synflow_cuts_the_shortcut_with_a_warning_unless_it_is_excluded():
+    """Of two ways, SynFlow keeps the one with the larger products; where that empties the shortcut, it must be said."""
+    with pytest.warns(LayerCollapseWarning, match=r"'shortcut\.weight'"):
+        masks = prune_masks(Residual(), "synflow", 0.9, rounds=20, input_shape=(8, 8, 8))
+    assert all(mask.any() for key, mask in masks.items() if key != "shortcut.weight")
+    masks = prune_masks(Residual(), "synflow", 0.9, rounds=20, input_shape=(8, 8, 8), exclude=["shortcut"])
+    assert list(masks) == ["conv1.weight", "conv2.weight", "fc.weight"]
+    assert all(mask.any() for mask in masks.values())
+
+
+def test_score_functions_are_public():
+    net, batches = tiny_net(), make_batches(1)
+    for name in ("random", "magnitude", "snip", "usnip", "grasp", "synflow"):
+        by_name, by_function = score(net, name, batches), score(net, getattr(scores, name), batches)
+        assert all(torch.equal(by_name[key], by_function[key]) for key in by_name)
+    hot = score(net, partial(scores.grasp, temperature=1.0), batches)
+    assert torch.equal(hot["0.weight"], score(net, "grasp", batches, temperature=1.0)["0.weight"])
