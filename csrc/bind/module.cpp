@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include "../cpu/kernels.h"
+#include "cops.h"
 #include "fbconv_build_info.h"
 
 namespace py = pybind11;
@@ -30,4 +31,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("capability", &fbconv::capability_name,
         "The CPU instruction set in use: \"default\", \"avx2\" or \"avx512\" "
         "(FBCONV_CPU_CAPABILITY forces one).");
+  fbconv::bind_cops(m);
 }
