@@ -1,0 +1,40 @@
+"""fbconv: sparse and frozen convolutions that are really faster.
+
+Train and run networks on a fraction of their weights: pruned, frozen at their initialisation, or as sparse
+coefficients over shared filter bases, through compiled kernels that skip what is not there.
+"""
+
+from __future__ import annotations
+
+from . import _ops, distributed, functional, nn  # noqa: F401  (_ops loads the extension)
+from ._version import __version__
+from .convert import densify, freeze, interspace, prunable, sparsify
+from .cops import CopsResult, cops, linear_mix
+from .masks import LayerCollapseWarning, select
+from .overlap import jaccard, mask_similarity
+from .pattern import SparsePattern
+from .schedules import iterative_masks, prune_masks
+from .scores import score
+
+__all__ = [
+    "CopsResult",
+    "LayerCollapseWarning",
+    "SparsePattern",
+    "__version__",
+    "cops",
+    "densify",
+    "distributed",
+    "freeze",
+    "functional",
+    "interspace",
+    "iterative_masks",
+    "jaccard",
+    "linear_mix",
+    "mask_similarity",
+    "nn",
+    "prunable",
+    "prune_masks",
+    "score",
+    "select",
+    "sparsify",
+]

@@ -1,0 +1,5 @@
+"""``python -m fbconv`` is the ``fbconv`` command."""
+
+from .cli import main
+
+main()
