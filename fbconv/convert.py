@@ -20,8 +20,10 @@ from .nn import (
 
 __all__ = ["densify", "freeze", "interspace", "prunable", "sparsify"]
 
-_SPARSE = {nn.Conv2d: SparseConv2d, nn.Linear: SparseLinear}
-_FROZEN = {nn.Conv2d: FrozenConv2d, nn.Linear: FrozenLinear}
+_CONVS = (nn.Conv2d, SparseConv2d, FrozenConv2d)
+_LINEARS = (nn.Linear, SparseLinear, FrozenLinear)
+_SPARSE = dict.fromkeys(_CONVS, SparseConv2d) | dict.fromkeys(_LINEARS, SparseLinear)
+_FROZEN = dict.fromkeys(_CONVS, FrozenConv2d) | dict.fromkeys(_LINEARS, FrozenLinear)
 
 
 def prunable(model: nn.Module) -> dict[str, torch.Size]:
@@ -54,7 +56,7 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor], inplace: bool = Fals
         >>> sparsify(model, {"0.weight": torch.rand(8, 3, 3, 3) < 0.1})[0]
         SparseConv2d(...)
     """
-    return _compress(model, masks, _SPARSE, Compressed.set_mask, inplace)
+    return _compress(model, masks, _SPARSE, FBConv2d.prune, inplace)
 
 
 def freeze(model: nn.Module, masks: Mapping[str, Tensor], inplace: bool = False) -> nn.Module:
@@ -75,7 +77,7 @@ def freeze(model: nn.Module, masks: Mapping[str, Tensor], inplace: bool = False)
 
     Source: FreezeNet; with interspace coefficients, IP-FreezeNet.
     """
-    return _compress(model, masks, _FROZEN, Compressed.freeze, inplace)
+    return _compress(model, masks, _FROZEN, FBConv2d.freeze, inplace)
 
 
 def interspace(
@@ -141,7 +143,7 @@ def _prunable_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, torch.
         prefix = f"{name}." if name else ""
         if isinstance(module, Compressed):
             yield f"{prefix}values", module, torch.Size(module.pattern.shape)
-        elif type(module) in _SPARSE:
+        elif type(module) in (nn.Conv2d, nn.Linear):
             yield f"{prefix}weight", module, module.weight.shape
 
 
@@ -149,7 +151,7 @@ def _compress(
     model: nn.Module,
     masks: Mapping[str, Tensor],
     kinds: Mapping[type, type],
-    change: Callable[[Compressed, Tensor], None],
+    change: Callable[[FBConv2d, Tensor], None],
     inplace: bool,
 ) -> nn.Module:
     shapes = prunable(model)
@@ -159,18 +161,23 @@ def _compress(
             f"masks: {unknown[0]!r} is not prunable; the model has {', '.join(shapes) or 'nothing prunable'}"
         )
     for name, mask in masks.items():
-        if tuple(mask.shape) != tuple(shapes[name]):
-            raise ValueError(f"masks: {name} must have shape {tuple(shapes[name])}, got {tuple(mask.shape)}")
+        got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        if got != tuple(shapes[name]):
+            raise ValueError(f"masks: {name} must be a tensor of shape {tuple(shapes[name])}, got {got}")
     model = model if inplace else copy.deepcopy(model)
     wanted = {module: masks[key] for key, module, _ in _prunable_modules(model) if key in masks}
 
     def convert(module: nn.Module) -> nn.Module | None:
         if module not in wanted:
             return None
-        if isinstance(module, Compressed):
+        if isinstance(module, FBConv2d):
             change(module, wanted[module])
             return None
-        return kinds[type(module)].from_dense(module, wanted[module])
+        if not isinstance(module, Compressed):
+            return kinds[type(module)].from_dense(module, wanted[module])
+        new = kinds[type(module)].from_dense(module.to_dense(), wanted[module])
+        new.backend = module.backend
+        return new
 
     return _replace(model, convert)
 

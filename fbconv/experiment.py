@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -93,6 +94,8 @@ class Config:
         choices |= {} if self.control is None else {"control": SCORES}
         for name, known in choices.items():
             self._require(name, getattr(self, name) in known, f"one of {', '.join(known)}")
+        sharing = re.fullmatch(r"coarse|medium|fine|(in|out):[1-9]\d*", self.sharing) is not None
+        self._require("sharing", sharing, "coarse, medium, fine, in:N or out:N")
         self._require("alpha", 0 <= self.alpha < 1, "in [0, 1)")
         self._require("sparsity", 0 <= self.sparsity <= 1, "in [0, 1]")
         for name in ("rounds", "epochs", "batch_size"):
@@ -107,9 +110,10 @@ class Config:
             raise ValueError(f"config: {name} must be {expected}, got {getattr(self, name)!r}")
 
     def differences(self, other: dict[str, object]) -> str:
-        """What differs from a stored configuration, as ``field ours (theirs there)``; empty if nothing does."""
+        """What differs from a stored configuration, as ``field ours (theirs there)``; empty if nothing does. Where the
+        data lies decides nothing."""
         ours = dataclasses.asdict(self)
-        names = [name for name in {**ours, **other} if ours.get(name) != other.get(name)]
+        names = [name for name in {**ours, **other} if name != "data_dir" and ours.get(name) != other.get(name)]
         return ", ".join(f"{name} {ours.get(name)!r} ({other.get(name)!r} there)" for name in names)
 
 
@@ -215,6 +219,9 @@ def save_checkpoint(path: Path, state: dict[str, object]) -> None:
         torch.save(state, temporary)
 
 
+_CHECKPOINT_PARTS = {"config", "model", "optimizer", "history", "best", "seconds", "training_seconds"}
+
+
 def load_checkpoint(path: Path, config: Config) -> dict[str, object] | None:
     """The checkpoint at ``path``, its tensors on the CPU, or None if there is none; runs no code from the file.
 
@@ -226,8 +233,11 @@ def load_checkpoint(path: Path, config: Config) -> dict[str, object] | None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         stored = state["config"]
+        missing = sorted(_CHECKPOINT_PARTS - state.keys())
+        if missing:
+            raise KeyError(missing[0])
     except Exception as error:  # whatever a broken file makes torch raise
-        raise ValueError(f"{path}: not a checkpoint of a run: {error}") from error
+        raise ValueError(f"{path}: not a checkpoint of a run: {error!r}") from error
     differences = config.differences(stored)
     if differences:
         raise ValueError(f"{path.parent} holds a run with another configuration: {differences}; choose another folder")

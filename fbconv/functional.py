@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -76,7 +77,7 @@ def sparse_conv2d(
         backend = _plan(planner.choose_sparse, op, input, geometry, pattern.nnz, training)
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups)
     if backend == "dense":
-        _check(checks.check_sparse_conv2d, input, values, bias, *args)
+        checks.check_sparse_conv2d(input, values, bias, *args)
         return torch.conv2d(input, pattern.scatter(values), bias, stride, padding, dilation, groups)
     return call(ops.sparse_conv2d.default, (input, values, bias), args)
 
@@ -141,7 +142,7 @@ def fb_conv2d(
         backend = _plan(choose, op, input, geometry, pattern.nnz, training, pattern.shape[-1])
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups, basis_axis)
     if backend in ("composed", "dense"):
-        _check(checks.check_fb_conv2d, input, bases, values, bias, *args)
+        checks.check_fb_conv2d(input, bases, values, bias, *args)
         weight = compose_filters(pattern.scatter(values), bases, groups=groups, basis_axis=basis_axis)
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
     return call(ops.fb_conv2d.default, (input, bases, values, bias), (*args, backend))
@@ -197,7 +198,7 @@ def frozen_conv2d(
         training = differentiable(input, values, bias)
         backend = _plan(planner.choose_frozen, op, input, geometry, pattern.nnz, training)
     args = (pattern.packed, stride, padding, dilation, groups)
-    _check(checks.check_frozen_conv2d, input, frozen, values, bias, *args)
+    checks.check_frozen_conv2d(input, frozen, values, bias, *args)
     weight = pattern.scatter(values, frozen.detach())
     if backend == "dense":
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
@@ -233,7 +234,7 @@ def sparse_linear(
         training = differentiable(input, values, bias)
         backend = _plan(planner.choose_sparse, op, input, (pattern.shape,), pattern.nnz, training)
     if backend == "dense":
-        _check(checks.check_sparse_linear, input, values, bias, pattern.packed, pattern.shape)
+        checks.check_sparse_linear(input, values, bias, pattern.packed, pattern.shape)
         return torch.nn.functional.linear(input, pattern.scatter(values), bias)
     return call(ops.sparse_linear.default, (input, values, bias), (pattern.packed, pattern.shape))
 
@@ -276,11 +277,28 @@ def frozen_linear(
     if backend == "auto":
         training = differentiable(input, values, bias)
         backend = _plan(planner.choose_frozen, op, input, (pattern.shape,), pattern.nnz, training)
-    _check(checks.check_frozen_linear, input, frozen, values, bias, pattern.packed)
+    checks.check_frozen_linear(input, frozen, values, bias, pattern.packed)
     weight = pattern.scatter(values, frozen.detach())
     if backend == "dense":
         return torch.nn.functional.linear(input, weight, bias)
     return call(ops.frozen_linear.default, (input, weight, values, bias), (pattern.packed,))
+
+
+def dense_conv2d(
+    op: str,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> Tensor:
+    """torch's convolution, with errors in the name of the layer ``op`` whose dense weight this is."""
+    checks.check_floating(op, "input", input)
+    shape = input.shape if input.dim() == 4 else (1, *input.shape)
+    conv_output_shape(op, shape, weight.shape, stride, padding, dilation, groups)
+    return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 
 def compose_filters(coefficients: Tensor, basis: Tensor, *, groups: int = 1, basis_axis: str = "in") -> Tensor:
@@ -327,10 +345,12 @@ def _pairs(op: str, *options: _Pair) -> tuple[tuple[int, int], ...]:
 
 
 def _pair(op: str, name: str, option: _Pair) -> tuple[int, int]:
-    if isinstance(option, int):
-        return (option, option)
-    if isinstance(option, Sequence) and not isinstance(option, str) and len(option) == 2:
-        return (int(option[0]), int(option[1]))
+    try:
+        pair = (option, option) if isinstance(option, SupportsIndex) else tuple(option)
+        if len(pair) == 2:
+            return (index(pair[0]), index(pair[1]))
+    except TypeError:
+        pass
     raise RuntimeError(f"{op}: {name} must be an int or a pair of ints, got {option!r}")
 
 
@@ -340,13 +360,6 @@ def _check_call(op: str, pattern: SparsePattern, backend: str, *more_backends: s
     allowed = ("auto", "sparse", "dense", *more_backends)
     if backend not in allowed:
         raise ValueError(f"{op}: backend must be one of {', '.join(allowed)}, got {backend!r}")
-
-
-def _check(check: Callable, input: Tensor, *args) -> None:
-    """Says what is wrong before torch's dense operators do; autocast brings dtypes into line later, inside them."""
-    device = input.device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-        check(input, *args)
 
 
 # A plan may not depend on a batch size that is still open while tracing.

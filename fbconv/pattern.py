@@ -65,6 +65,8 @@ class SparsePattern:
         """
         if not isinstance(mask, Tensor):
             raise ValueError(f"SparsePattern: mask must be a tensor, got {type(mask).__name__}")
+        if mask.is_meta:
+            raise ValueError("SparsePattern: mask must have data, got one on the meta device")
         shape = tuple(mask.shape)
         _check_shape(shape)
         kept = _as_bool(mask).reshape(shape[0], -1)
@@ -95,9 +97,6 @@ class SparsePattern:
         expected = [_MAGIC, pattern.shape[0], pattern.shape[1], prod(pattern.shape[2:]), pattern.nnz, 0, 0, 0]
         if header != expected:
             raise ValueError(f"SparsePattern: packed must have the header {expected}, got {header}")
-        pointers = packed[_HEADER : _HEADER + pattern.shape[0] + 1].long()
-        _check_pointers(pointers, pattern.nnz)
-        _check_indices(pattern._index, pointers, pattern.shape[1] * prod(pattern.shape[2:]))
         if not torch.equal(cls.from_mask(pattern.mask()).packed, packed):
             raise ValueError("SparsePattern: packed has a transposed half that does not belong to its rows")
         return pattern
@@ -113,10 +112,15 @@ class SparsePattern:
 
     @property
     def positions(self) -> Tensor:
-        """Where the values lie in the flattened dense weight: int64 ``(nnz,)``, rising."""
-        start = _HEADER
-        counts = self.packed[start : start + self.shape[0] + 1].long().diff()
-        rows = torch.arange(self.shape[0], device=self.device).repeat_interleave(counts, output_size=self.nnz)
+        """Where the values lie in the flattened dense weight: int64 ``(nnz,)``, rising.
+
+        Raises:
+            ValueError: if the packed rows are damaged.
+        """
+        pointers = self.packed[_HEADER : _HEADER + self.shape[0] + 1].long()
+        _check_pointers(pointers, self.nnz)
+        _check_indices(self._index, pointers, prod(self.shape[1:]))
+        rows = torch.arange(self.shape[0], device=self.device).repeat_interleave(pointers.diff(), output_size=self.nnz)
         return rows * prod(self.shape[1:]) + self._index.long()
 
     @property

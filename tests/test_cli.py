@@ -87,7 +87,7 @@ def test_missing_data_is_exit_code_one_and_says_where(monkeypatch, capsys, tmp_p
 
 def test_unknown_sharing_is_an_error_with_a_message(monkeypatch, capsys, tmp_path, tiny):
     arguments = ("train", "--space", "interspace", "--sharing", "all", "--out", tmp_path)
-    assert run_main(monkeypatch, *arguments) == 1
+    assert run_main(monkeypatch, *arguments) == 2
     assert "sharing must be" in capsys.readouterr().err
 
 

@@ -1,6 +1,9 @@
 #include "tiling.h"
 
 #include <algorithm>
+#include <limits>
+#include <stdexcept>
+#include <string>
 
 namespace fbconv {
 namespace {
@@ -13,6 +16,15 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 }  // namespace
 
 int64_t odd_pitch(int64_t count, int64_t lanes) { return (ceil_div(count, lanes) | 1) * lanes; }
+
+void require_reachable(int64_t channels, int64_t pitch) {
+  if (channels > std::numeric_limits<int32_t>::max() / pitch) {
+    throw std::length_error(
+        "fbconv: a row of the map, padding included, with all its channels must stay below 2^31 "
+        "elements, got " +
+        std::to_string(channels) + " channels of " + std::to_string(pitch));
+  }
+}
 
 Tiling make_tiling(const Sweep& sweep, int64_t batch, int64_t channels_held, int64_t element_size,
                    int64_t lanes, int64_t threads) {

@@ -35,4 +35,7 @@ Tile tile_at(const Tiling& tiling, const Sweep& sweep, int64_t batch, int64_t nu
 // onto the same cache sets.
 int64_t odd_pitch(int64_t count, int64_t lanes);
 
+// Row lists hold 32-bit offsets: throws std::length_error if `channels` of `pitch` lie beyond them.
+void require_reachable(int64_t channels, int64_t pitch);
+
 }  // namespace fbconv

@@ -120,6 +120,8 @@ Factor<T> make_factor(const RowLists& lists, const T* values, Buffer<T>* ordered
 template <typename T>
 void run_gather(const GatherPass<T>& pass, const Parallel& parallel) {
   const RowLists& lists = *pass.factor.lists;
+  require_reachable(pass.source_channels, pass.tiling.pitch);
+  if (pass.inner.lists != nullptr) require_reachable(pass.inner.lists->rows, pass.inner_pitch);
   // Splitting a tile's rows repeats the inner product, so a pass that has one is never split.
   const int64_t tiles = pass.tiling.tiles();
   const int64_t splits =
@@ -135,6 +137,11 @@ void run_gather(const GatherPass<T>& pass, const Parallel& parallel) {
 template <typename T>
 void run_correlate(const CorrelatePass<T>& pass, const Parallel& parallel) {
   const RowLists& lists = *pass.lists;
+  require_reachable(pass.source_channels, pass.tiling.pitch);
+  require_reachable(pass.grad_channels, pass.grad_pitch);
+  if (pass.inner_source.lists != nullptr) {
+    require_reachable(pass.inner_source.lists->rows, pass.grad_pitch);
+  }
   const int64_t tiles = pass.tiling.tiles();
   const int64_t chunks = std::min(tiles, parallel.threads);
   // Entries of different rows may share an output (filter bases), so only plain passes are split.

@@ -29,9 +29,14 @@ def check_floating(op: str, name: str, tensor: Tensor) -> None:
         fail(op, f"{name} must be float32, float64, bfloat16 or float16, got {tensor.dtype}")
 
 
+def _autocasting(device: str) -> bool:
+    """Whether autocast will bring dtypes into line later, inside torch's operators."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def check_like(op: str, name: str, tensor: Tensor, first_name: str, first: Tensor) -> None:
     """Same dtype and device as the operator's first tensor."""
-    if tensor.dtype != first.dtype:
+    if tensor.dtype != first.dtype and not _autocasting(first.device.type):
         fail(op, f"{name} must have {first_name}'s dtype {first.dtype}, got {tensor.dtype}")
     if tensor.device != first.device:
         fail(op, f"{name} must be on {first_name}'s device {first.device}, got {tensor.device}")

@@ -24,9 +24,9 @@ from .checks import (
 
 def _new_map(like: Tensor, shape: Sequence[int]) -> Tensor:
     """An output map in its input's memory format, as the kernels allocate it."""
-    channels_last = like.shape[1] > 1 and not like.is_contiguous() and _is_channels_last(like)
+    channels_last = like.shape[1] > 1 and _is_channels_last(like)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return like.new_empty(shape).contiguous(memory_format=memory_format)
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
 def _is_channels_last(tensor: Tensor) -> bool:

@@ -29,17 +29,17 @@ class Compressed(nn.Module):
     frozen: Tensor | None
     backend: str
 
-    def _compress(self, dense: Tensor, mask: Tensor | None, frozen: bool) -> None:
+    def _compress(self, dense: Tensor, mask: Tensor | None, frozen: bool, requires_grad: bool) -> None:
         """Keeps ``dense`` at the mask as values; the rest becomes zero, or frozen as it is."""
         dense = dense.detach()
-        mask = torch.ones_like(dense, dtype=torch.bool) if mask is None else mask
+        mask = torch.ones(dense.shape, dtype=torch.bool) if mask is None else mask
         self._check_mask(mask, tuple(dense.shape))
-        pattern = SparsePattern.from_mask(mask.to(dense.device))
+        pattern = SparsePattern.from_mask(mask)
         self._shape = pattern.shape
         self.backend = "auto"
-        self.register_buffer("indices", pattern.packed)
+        self.register_buffer("indices", pattern.packed.to(dense.device))
         self.register_buffer("frozen", dense.clone() if frozen else None)
-        self.values = nn.Parameter(dense[pattern.mask()])
+        self.values = nn.Parameter(_entries(dense, pattern), requires_grad)
 
     @property
     def pattern(self) -> SparsePattern:
@@ -55,14 +55,25 @@ class Compressed(nn.Module):
         """Trains the entries of another mask.
 
         Surviving values stay; grown ones start at zero, or at their frozen initialisation. ``values`` becomes a new
-        parameter when their number changes, so an optimizer has to be given the new one; its gradient is dropped.
+        parameter unless the mask is the old one, so that no gradient or momentum of a weight reaches another: give
+        it to the optimizer.
 
         Raises:
             ValueError: a mask of another shape.
         """
         self._check_mask(mask, self._shape)
-        pattern = SparsePattern.from_mask(mask.to(self.indices.device))
-        self._adopt(pattern.packed, self.dense_values()[pattern.mask()])
+        pattern = SparsePattern.from_mask(mask)
+        if not torch.equal(pattern.packed, self.indices.to(pattern.device)):
+            self._adopt(pattern.packed, _entries(self.dense_values(), pattern))
+
+    @torch.no_grad()
+    def prune(self, mask: Tensor) -> None:
+        """Trains only the entries of ``mask`` from now on; all others become zero, frozen ones too."""
+        self._check_mask(mask, self._shape)
+        pattern = SparsePattern.from_mask(mask)
+        values = _entries(self.dense_values(), pattern)
+        self.frozen = None
+        self._adopt(pattern.packed, values)
 
     @torch.no_grad()
     def freeze(self, mask: Tensor) -> None:
@@ -72,12 +83,8 @@ class Compressed(nn.Module):
         self.set_mask(mask)
 
     def _adopt(self, packed: Tensor, values: Tensor) -> None:
-        self.indices = packed
-        if values.shape == self.values.shape:
-            self.values.data = values
-            self.values.grad = None
-        else:
-            self.values = nn.Parameter(values, requires_grad=self.values.requires_grad)
+        self.indices = packed.to(self.indices.device)
+        self.values = nn.Parameter(values, requires_grad=self.values.requires_grad)
 
     def _check_mask(self, mask: Tensor, shape: tuple[int, ...]) -> None:
         if not isinstance(mask, Tensor) or tuple(mask.shape) != shape:
@@ -85,7 +92,8 @@ class Compressed(nn.Module):
             raise ValueError(f"{type(self).__name__}: mask must be a tensor of shape {shape}, got {got}")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Adopts the pattern of the incoming state, whatever number of weights it keeps."""
+        """Adopts the pattern of the incoming state, whatever number of weights it keeps; ``values`` becomes a new
+        parameter if the pattern is another."""
         packed, values = state_dict.get(prefix + "indices"), state_dict.get(prefix + "values")
         if packed is not None and values is not None:
             pattern = SparsePattern.from_packed(packed, self._shape)
@@ -94,11 +102,20 @@ class Compressed(nn.Module):
                     f"{type(self).__name__}: {prefix}values must have shape ({pattern.nnz},) as {prefix}indices says, "
                     f"got {tuple(values.shape)}"
                 )
-            if packed.shape != self.indices.shape:
-                empty = self.values.detach().new_empty(pattern.nnz)
-                self._adopt(packed.to(self.indices.device, copy=True), empty)
+            if self.indices.is_meta or not torch.equal(packed, self.indices.to(packed.device)):
+                self._adopt(packed.clone(), self.values.detach().new_empty(pattern.nnz))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _density_text(self) -> str:
         kind = "trained, the rest frozen" if self.frozen is not None else "kept"
         return f"{self.values.numel()} of {self._shape} {kind}, backend={self.backend!r}"
+
+
+def _entries(dense: Tensor, pattern: SparsePattern) -> Tensor:
+    """``dense`` at the pattern; on the meta device, room for it."""
+    return dense.new_empty(pattern.nnz) if dense.is_meta else dense[pattern.mask().to(dense.device)]
+
+
+def copied_parameter(source: nn.Parameter | None) -> nn.Parameter | None:
+    """A parameter of its own with the same values and the same ``requires_grad``."""
+    return None if source is None else nn.Parameter(source.detach().clone(), source.requires_grad)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional as F
-from .compressed import Compressed
+from .compressed import Compressed, copied_parameter
 from .geometry import ConvGeometry
 
 
@@ -40,8 +40,8 @@ class _CompressedConv2d(Compressed):
 
     def _take(self, dense: nn.Conv2d, mask: Tensor | None) -> None:
         self.geometry = ConvGeometry.of(dense)
-        self._compress(dense.weight, mask, self._frozen)
-        self.bias = None if dense.bias is None else nn.Parameter(dense.bias.detach().clone())
+        self._compress(dense.weight, mask, self._frozen, dense.weight.requires_grad)
+        self.bias = copied_parameter(dense.bias)
 
     @classmethod
     def from_dense(cls, module: nn.Conv2d, mask: Tensor | None = None):
@@ -64,7 +64,7 @@ class _CompressedConv2d(Compressed):
 
     def to_dense(self) -> nn.Conv2d:
         """A plain ``nn.Conv2d`` that computes the same."""
-        return self.geometry.dense_module(self.weight, self.bias).train(self.training)
+        return self.geometry.dense_module(self.weight, self.values.requires_grad, self.bias).train(self.training)
 
     def extra_repr(self) -> str:
         return f"{self.geometry.text(self._shape, self.bias is not None)}, {self._density_text()}"

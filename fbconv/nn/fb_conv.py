@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional as F
-from .compressed import Compressed
+from .compressed import Compressed, copied_parameter
 from .filter_basis import FilterBasis
 from .geometry import ConvGeometry
 
@@ -14,6 +14,8 @@ from .geometry import ConvGeometry
 def _projection(weight: Tensor, bases: Tensor) -> Tensor:
     """Coefficients ``(C_out, C_in / groups, n_elements)`` of filters in the bases ``(C_out or 1, C_in / groups or 1,
     n_elements, KH, KW)``, by least squares."""
+    if weight.is_meta:
+        return weight.new_empty(*weight.shape[:2], bases.shape[-3])
     flat = bases.flatten(-2)
     identity = torch.eye(flat.shape[-2], dtype=flat.dtype, device=flat.device)
     orthonormal = bool((flat @ flat.mT == identity).all())  # unit filters: keep the weights' very bits
@@ -93,8 +95,8 @@ class FBConv2d(Compressed):
         else:
             bases = F.bases_of_channels(self.basis.stacked().detach(), weight.shape, dense.groups, basis_axis)
             coefficients = _projection(weight, bases)
-        self._compress(coefficients, mask, frozen=False)
-        self.bias = None if dense.bias is None else nn.Parameter(dense.bias.detach().clone())
+        self._compress(coefficients, mask, frozen=False, requires_grad=dense.weight.requires_grad)
+        self.bias = copied_parameter(dense.bias)
 
     @classmethod
     def from_dense(
@@ -131,13 +133,12 @@ class FBConv2d(Compressed):
 
     def to_dense(self) -> nn.Conv2d:
         """A plain ``nn.Conv2d`` with the composed filters."""
-        return self.geometry.dense_module(self.weight, self.bias).train(self.training)
+        return self.geometry.dense_module(self.weight, self.values.requires_grad, self.bias).train(self.training)
 
     def forward(self, input: Tensor) -> Tensor:
         input, geometry = self.geometry.padded(input)
         if self.frozen is not None:  # frozen coefficients make every filter dense
-            stride, padding, dilation, groups = (geometry[key] for key in ("stride", "padding", "dilation", "groups"))
-            return torch.conv2d(input, self.weight, self.bias, stride, padding, dilation, groups)
+            return F.dense_conv2d("fb_conv2d", input, self.weight, self.bias, **geometry)
         args = (self.basis.elements, self.values, self.pattern, self.bias)
         return F.fb_conv2d(input, *args, **geometry, basis_axis=self.basis_axis, backend=self.backend)
 

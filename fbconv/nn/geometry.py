@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
+from .compressed import copied_parameter
+
 
 @dataclass(frozen=True)
 class ConvGeometry:
@@ -47,7 +49,7 @@ class ConvGeometry:
         return self.padding, self.padding
 
     @torch.no_grad()
-    def dense_module(self, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
+    def dense_module(self, weight: Tensor, requires_grad: bool, bias: nn.Parameter | None) -> nn.Conv2d:
         """A plain convolution of this geometry with these weights."""
         conv = nn.Conv2d(
             weight.shape[1] * self.groups,
@@ -61,8 +63,8 @@ class ConvGeometry:
             self.padding_mode,
             device="meta",
         )
-        conv.weight = nn.Parameter(weight.detach().clone())
-        conv.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        conv.weight = nn.Parameter(weight.detach().clone(), requires_grad)
+        conv.bias = copied_parameter(bias)
         return conv
 
     def text(self, shape: tuple[int, ...], bias: bool) -> str:

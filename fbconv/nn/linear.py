@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional as F
-from .compressed import Compressed
+from .compressed import Compressed, copied_parameter
 
 
 class _CompressedLinear(Compressed):
@@ -28,8 +28,8 @@ class _CompressedLinear(Compressed):
         self._take(nn.Linear(in_features, out_features, bias, device=device, dtype=dtype), mask)
 
     def _take(self, dense: nn.Linear, mask: Tensor | None) -> None:
-        self._compress(dense.weight, mask, self._frozen)
-        self.bias = None if dense.bias is None else nn.Parameter(dense.bias.detach().clone())
+        self._compress(dense.weight, mask, self._frozen, dense.weight.requires_grad)
+        self.bias = copied_parameter(dense.bias)
 
     @classmethod
     def from_dense(cls, module: nn.Linear, mask: Tensor | None = None):
@@ -54,8 +54,8 @@ class _CompressedLinear(Compressed):
     def to_dense(self) -> nn.Linear:
         """A plain ``nn.Linear`` that computes the same."""
         linear = nn.Linear(self._shape[1], self._shape[0], self.bias is not None, device="meta")
-        linear.weight = nn.Parameter(self.weight.detach().clone())
-        linear.bias = None if self.bias is None else nn.Parameter(self.bias.detach().clone())
+        linear.weight = nn.Parameter(self.weight.detach().clone(), self.values.requires_grad)
+        linear.bias = copied_parameter(self.bias)
         return linear.train(self.training)
 
     def extra_repr(self) -> str:
