@@ -83,7 +83,7 @@ def prune_masks(
         >>> sum(int(mask.sum()) for mask in masks.values())
         9
     """
-    _check(rounds, schedule)
+    _check(sparsity, rounds, schedule)
     if control is not None:
         _check_combination(combine, alpha, scope, distribution)
     batches = list(batches) if isinstance(batches, Iterator) else batches
@@ -150,7 +150,7 @@ def iterative_masks(
         >>> [int(masks["0.weight"].sum()) for masks in iterative_masks(model, train, sparsity=0.75, rounds=2)]
         [50, 25]
     """
-    _check(rounds, schedule)
+    _check(sparsity, rounds, schedule)
     names = {key.rpartition(".")[0]: key for key in prunable(model)}
     masks: dict[str, Tensor] = {}
     for passing in _sparsities(schedule, _density(model, selection.get("exclude", ())), sparsity, rounds):
@@ -161,7 +161,8 @@ def iterative_masks(
         yield masks
 
 
-def _check(rounds: int, schedule: str) -> None:
+def _check(sparsity: float, rounds: int, schedule: str) -> None:
+    kept_count(0, sparsity)  # rather than after all rounds but the last
     if rounds < 1:
         raise ValueError(f"prune_masks: rounds must be at least 1, got {rounds}")
     if schedule not in SCHEDULES:

@@ -50,7 +50,7 @@ def score(
     ],
     score: Annotated[str, typer.Option(help=f"Which weights to keep: {', '.join(SCORES)}.")] = "snip",
     control: Annotated[
-        str | None, typer.Option(help="A second score that the masks must be good for too (COPS).")
+        str | None, typer.Option(help="A second score that the masks must be good for too (COPS; it may keep fewer).")
     ] = None,
     alpha: Annotated[
         float, typer.Option(help="Balance in [0, 1): 0 turns the control off, near 1 it alone decides.")

@@ -216,9 +216,12 @@ def test_collapse_is_reported_once_and_where_the_caller_is():
         ({"exclude": ["nothing"]}, "exclude pattern 'nothing' must match"),
     ],
 )
-def test_bad_arguments(options, message):
+def test_bad_arguments_before_anything_is_scored(options, message):
+    def never(*_):
+        pytest.fail("it scored")
+
     with pytest.raises(ValueError, match=message):
-        prune_masks(make_net(), "random", **{"sparsity": 0.5, **options})
+        prune_masks(make_net(), never, **{"sparsity": 0.5, **options})
 
 
 # --- under control ----------------------------------------------------------------------------------------------------
