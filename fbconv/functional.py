@@ -163,8 +163,9 @@ def frozen_conv2d(
 ) -> Tensor:
     """Convolution with a dense weight of which only the entries at ``pattern`` are trained.
 
-    The weight is ``frozen`` with ``values`` put at the pattern. Frozen gradients are not zeroed, they are never
-    computed: the weight gradient is evaluated at the pattern alone.
+    The weight is ``frozen`` with ``values`` put at the pattern. With ``backend="sparse"`` frozen gradients are not
+    zeroed, they are never computed: the weight gradient is evaluated at the pattern alone. "auto" does so wherever
+    that is expected to be faster than torch's whole gradient.
 
     Args:
         input: ``(batch, C_in, H, W)`` or ``(C_in, H, W)``; float32, float64, bfloat16 or float16.

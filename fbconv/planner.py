@@ -1,8 +1,8 @@
 """Which plan ``backend="auto"`` takes: the cheaper one by a small cost model.
 
-The model counts what each plan multiplies, moves and looks up. Its rates were fitted to medians on two cores of an
-AVX-512 server (bench/README.md); they are constants, so the same model and input always take the same plan and give
-the same bits. On CUDA the sparse kernels are not tuned yet, so there ``auto`` is dense.
+The model counts what each plan multiplies, moves and looks up, at rates fitted to one core of an AVX-512 server;
+``bench/bench_layers.py`` measures what it predicts. The rates are constants, so the same model and input always take
+the same plan and give the same bits. On CUDA the sparse kernels are not tuned yet, so there ``auto`` is dense.
 """
 
 from __future__ import annotations
