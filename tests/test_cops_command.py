@@ -35,6 +35,7 @@ class KilledError(Exception):
 
 def test_a_search_in_two_processes_with_a_run_that_was_killed(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     killed = Config(**COMMON, control="grasp", alpha=0.9)
 
     def kill(done, steps, entry):
@@ -197,12 +198,14 @@ def runs(process):
 
 
 SEARCH = """
+import signal
 import sys
 from pathlib import Path
 from fbconv import parallel
 from fbconv.experiment import Config
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     configs = {f"seed{seed}": Config(model="lenet300", epochs=10_000, seed=seed) for seed in range(3)}
     parallel.train_all(configs, Path(sys.argv[1]), jobs=1, progress=lambda report: print(report[0], flush=True))
 """
