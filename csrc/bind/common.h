@@ -2,7 +2,7 @@
 //
 // A Backend is constructed from the operator's first tensor (device guard, stream, threads) and has
 //   template <T> sparse_conv2d, sparse_conv2d_grad_input, ... as in cpu/ops.h, and
-//   check_indices(op, pattern tensor, view, half): what it can say about the words of a pattern.
+//   check_indices(op, pattern tensor, half, view): what it can say about the words of a pattern.
 #pragma once
 
 #include "../cpu/ops.h"

@@ -28,7 +28,7 @@ class CudaBackend {
         stream_(current_stream(first.get_device_index())) {}
 
   // Reading the words here would wait for the device; the kernels test every index instead.
-  void check_indices(const char*, const Tensor&, const PatternView&, PatternHalf) const {}
+  void check_indices(const char*, const Tensor&, PatternHalf, PatternView*) const {}
 
 #define FBCONV_FORWARD_TO_CUDA(name)                \
   template <typename T, typename... Arguments>      \

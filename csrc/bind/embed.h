@@ -9,14 +9,14 @@ template <typename Backend>
 Tensor embed(Tensor values, std::optional<Tensor> frozen, Tensor pattern, Ints shape) {
   const char* op = "embed";
   check_floating(op, "values", values);
-  const PatternView p = check_pattern(op, pattern, values, "values", shape);
+  PatternView p = check_pattern(op, pattern, values, "values", shape);
   check_values(op, values, p);
   if (frozen.has_value()) {
     check_like(op, "frozen", *frozen, "values", values);
     check_shape(op, "frozen", *frozen, shape);
   }
   Backend backend(values);
-  backend.check_indices(op, pattern, p, PatternHalf::kForward);
+  backend.check_indices(op, pattern, PatternHalf::kForward, &p);
   const Tensor v = as_contiguous(computable(values));
   std::optional<Tensor> f;
   if (frozen.has_value()) f = as_contiguous(computable(*frozen));
@@ -32,9 +32,9 @@ template <typename Backend>
 Tensor gather(Tensor dense, Tensor pattern) {
   const char* op = "gather";
   check_floating(op, "dense", dense);
-  const PatternView p = check_pattern(op, pattern, dense, "dense", sizes_of(dense));
+  PatternView p = check_pattern(op, pattern, dense, "dense", sizes_of(dense));
   Backend backend(dense);
-  backend.check_indices(op, pattern, p, PatternHalf::kForward);
+  backend.check_indices(op, pattern, PatternHalf::kForward, &p);
   const Tensor d = as_contiguous(computable(dense));
   Tensor out = new_tensor(d, {p.nnz}, d.scalar_type());
   with_type(d, [&](auto zero) {

@@ -22,12 +22,12 @@ Tensor fb_conv2d(Tensor input, Tensor basis, Tensor values, std::optional<Tensor
                      {stride, padding, dilation, groups});
   const BasisLayout layout = check_basis(op, sizes_of(basis), coefficient_shape, g, basis_axis);
   const MixOrder mix_order = check_order(op, order);
-  const PatternView p = check_pattern(op, pattern, input, "input", coefficient_shape);
+  PatternView p = check_pattern(op, pattern, input, "input", coefficient_shape);
   check_like(op, "basis", basis, "input", input);
   check_like(op, "values", values, "input", input);
   check_values(op, values, p);
   Backend backend(input);
-  backend.check_indices(op, pattern, p, PatternHalf::kForward);
+  backend.check_indices(op, pattern, PatternHalf::kForward, &p);
   const Tensor x = computable(input), f = as_contiguous(computable(basis));
   const Tensor v = as_contiguous(computable(values));
   const std::optional<Tensor> b = check_bias(op, bias, input, g.out_channels);
@@ -51,12 +51,12 @@ Tensor fb_conv2d_grad_input(Tensor grad, Tensor basis, Tensor values, Tensor pat
                      {stride, padding, dilation, groups});
   const BasisLayout layout = check_basis(op, sizes_of(basis), coefficient_shape, g, basis_axis);
   check_grad(op, grad, g);
-  const PatternView p = check_pattern(op, pattern, grad, "grad", coefficient_shape);
+  PatternView p = check_pattern(op, pattern, grad, "grad", coefficient_shape);
   check_like(op, "basis", basis, "grad", grad);
   check_like(op, "values", values, "grad", grad);
   check_values(op, values, p);
   Backend backend(grad);
-  backend.check_indices(op, pattern, p, PatternHalf::kForward);
+  backend.check_indices(op, pattern, PatternHalf::kForward, &p);
   const Tensor dy = computable(grad), f = as_contiguous(computable(basis));
   const Tensor v = as_contiguous(computable(values));
   Tensor out = new_tensor(dy, input_shape, dy.scalar_type(), is_channels_last(grad));
@@ -78,12 +78,12 @@ Tensor fb_conv2d_grad_basis(Tensor grad, Tensor input, Tensor values, Tensor pat
                      {stride, padding, dilation, groups});
   const BasisLayout layout = check_basis(op, basis_shape, coefficient_shape, g, basis_axis);
   check_grad(op, grad, g);
-  const PatternView p = check_pattern(op, pattern, grad, "grad", coefficient_shape);
+  PatternView p = check_pattern(op, pattern, grad, "grad", coefficient_shape);
   check_like(op, "input", input, "grad", grad);
   check_like(op, "values", values, "grad", grad);
   check_values(op, values, p);
   Backend backend(grad);
-  backend.check_indices(op, pattern, p, PatternHalf::kForward);
+  backend.check_indices(op, pattern, PatternHalf::kForward, &p);
   const Tensor dy = computable(grad), x = computable(input), v = as_contiguous(computable(values));
   Tensor out = new_tensor(dy, basis_shape, dy.scalar_type());
   with_type(dy, [&](auto zero) {
@@ -104,11 +104,11 @@ Tensor fb_conv2d_grad_values(Tensor grad, Tensor input, Tensor basis, Tensor pat
                      {stride, padding, dilation, groups});
   const BasisLayout layout = check_basis(op, sizes_of(basis), coefficient_shape, g, basis_axis);
   check_grad(op, grad, g);
-  const PatternView p = check_pattern(op, pattern, grad, "grad", coefficient_shape);
+  PatternView p = check_pattern(op, pattern, grad, "grad", coefficient_shape);
   check_like(op, "input", input, "grad", grad);
   check_like(op, "basis", basis, "grad", grad);
   Backend backend(grad);
-  backend.check_indices(op, pattern, p, PatternHalf::kForward);
+  backend.check_indices(op, pattern, PatternHalf::kForward, &p);
   const Tensor dy = computable(grad), x = computable(input), f = as_contiguous(computable(basis));
   Tensor out = new_tensor(dy, {p.nnz}, dy.scalar_type());
   with_type(dy, [&](auto zero) {

@@ -12,11 +12,11 @@ Tensor sparse_conv2d(Tensor input, Tensor values, std::optional<Tensor> bias, Te
   check_floating(op, "input", input);
   const ConvGeometry g =
       check_geometry(op, sizes_of(input), weight_shape, {stride, padding, dilation, groups});
-  const PatternView p = check_pattern(op, pattern, input, "input", weight_shape);
+  PatternView p = check_pattern(op, pattern, input, "input", weight_shape);
   check_like(op, "values", values, "input", input);
   check_values(op, values, p);
   Backend backend(input);
-  backend.check_indices(op, pattern, p, PatternHalf::kForward);
+  backend.check_indices(op, pattern, PatternHalf::kForward, &p);
   const Tensor x = computable(input), v = as_contiguous(computable(values));
   const std::optional<Tensor> b = check_bias(op, bias, input, g.out_channels);
   Tensor out = new_tensor(x, {g.batch, g.out_channels, g.out_h(), g.out_w()}, x.scalar_type(),
@@ -37,11 +37,11 @@ Tensor sparse_conv2d_grad_input(Tensor grad, Tensor values, Tensor pattern, Ints
   const ConvGeometry g =
       check_geometry(op, input_shape, weight_shape, {stride, padding, dilation, groups});
   check_grad(op, grad, g);
-  const PatternView p = check_pattern(op, pattern, grad, "grad", weight_shape);
+  PatternView p = check_pattern(op, pattern, grad, "grad", weight_shape);
   check_like(op, "values", values, "grad", grad);
   check_values(op, values, p);
   Backend backend(grad);
-  backend.check_indices(op, pattern, p, PatternHalf::kTransposed);
+  backend.check_indices(op, pattern, PatternHalf::kTransposed, &p);
   const Tensor dy = computable(grad), v = as_contiguous(computable(values));
   Tensor out = new_tensor(dy, input_shape, dy.scalar_type(), is_channels_last(grad));
   with_type(dy, [&](auto zero) {
@@ -60,9 +60,9 @@ Tensor sparse_conv2d_grad_values(Tensor grad, Tensor input, Tensor pattern, Ints
       check_geometry(op, sizes_of(input), weight_shape, {stride, padding, dilation, groups});
   check_grad(op, grad, g);
   check_like(op, "input", input, "grad", grad);
-  const PatternView p = check_pattern(op, pattern, grad, "grad", weight_shape);
+  PatternView p = check_pattern(op, pattern, grad, "grad", weight_shape);
   Backend backend(grad);
-  backend.check_indices(op, pattern, p, PatternHalf::kForward);
+  backend.check_indices(op, pattern, PatternHalf::kForward, &p);
   const Tensor dy = computable(grad), x = computable(input);
   Tensor out = new_tensor(dy, {p.nnz}, dy.scalar_type());
   with_type(dy, [&](auto zero) {

@@ -44,11 +44,11 @@ Tensor sparse_linear(Tensor input, Tensor values, std::optional<Tensor> bias, Te
   check_floating(op, "input", input);
   check_weight_rank(op, weight_shape, 2);
   const LinearInput in = check_linear_input(op, "input", input, weight_shape[1]);
-  const PatternView p = check_pattern(op, pattern, input, "input", weight_shape);
+  PatternView p = check_pattern(op, pattern, input, "input", weight_shape);
   check_like(op, "values", values, "input", input);
   check_values(op, values, p);
   Backend backend(input);
-  backend.check_indices(op, pattern, p, PatternHalf::kForward);
+  backend.check_indices(op, pattern, PatternHalf::kForward, &p);
   const Tensor x = computable(in.flat), v = as_contiguous(computable(values));
   const std::optional<Tensor> b = check_bias(op, bias, input, weight_shape[0]);
   const int64_t batch = x.size(0);
@@ -70,11 +70,11 @@ Tensor sparse_linear_grad_input(Tensor grad, Tensor values, Tensor pattern, Ints
   check_floating(op, "grad", grad);
   check_weight_rank(op, weight_shape, 2);
   const LinearInput dy_in = check_linear_input(op, "grad", grad, weight_shape[0]);
-  const PatternView p = check_pattern(op, pattern, grad, "grad", weight_shape);
+  PatternView p = check_pattern(op, pattern, grad, "grad", weight_shape);
   check_like(op, "values", values, "grad", grad);
   check_values(op, values, p);
   Backend backend(grad);
-  backend.check_indices(op, pattern, p, PatternHalf::kTransposed);
+  backend.check_indices(op, pattern, PatternHalf::kTransposed, &p);
   const Tensor dy = computable(dy_in.flat), v = as_contiguous(computable(values));
   const int64_t batch = dy.size(0);
   Tensor out = new_tensor(dy, {batch, weight_shape[1]}, dy.scalar_type());
@@ -102,9 +102,9 @@ Tensor sparse_linear_grad_values(Tensor grad, Tensor input, Tensor pattern, Ints
     fail(op, "input must have grad's leading sizes " + to_text(dy_in.leading) + ", got " +
                  to_text(x_in.leading));
   }
-  const PatternView p = check_pattern(op, pattern, grad, "grad", weight_shape);
+  PatternView p = check_pattern(op, pattern, grad, "grad", weight_shape);
   Backend backend(grad);
-  backend.check_indices(op, pattern, p, PatternHalf::kForward);
+  backend.check_indices(op, pattern, PatternHalf::kForward, &p);
   const Tensor dy = computable(dy_in.flat), x = computable(x_in.flat);
   Tensor out = new_tensor(dy, {p.nnz}, dy.scalar_type());
   if (dy.size(0) == 0) torch::stable::zero_(out);

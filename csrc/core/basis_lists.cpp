@@ -1,6 +1,7 @@
 #include "basis_lists.h"
 
 #include <algorithm>
+#include <vector>
 
 namespace fbconv {
 namespace {
@@ -34,34 +35,26 @@ void number_columns(const PatternView& p, int64_t keys, const KeyOf& key_of,
   }
 }
 
-// Rows of `lists` are given by `row_of(entry)`; entries keep their order within a row.
-template <typename RowOf, typename OffsetOf>
-void group_entries(const PatternView& p, int64_t rows, const RowOf& row_of,
-                   const OffsetOf& offset_of, RowLists* lists) {
-  thread_local Buffer<int32_t> cursor_buffer;
+// Rows are given by `row_of(entry)`, planes by `plane_of(row of the pattern, entry)`; entries keep
+// their order within a row.
+template <typename RowOf, typename PlaneOf>
+void group_entries(const PatternView& p, int64_t rows, const RowOf& row_of, const PlaneOf& plane_of,
+                   EntryLists* lists) {
   lists->resize(rows, p.nnz, false);
   int32_t* ptr = lists->ptr.data();
   std::fill(ptr, ptr + rows + 1, 0);
   for (int64_t k = 0; k < p.nnz; ++k) ++ptr[row_of(k) + 1];
   for (int64_t row = 0; row < rows; ++row) ptr[row + 1] += ptr[row];
-  int32_t* cursor = cursor_buffer.reserve(rows);
-  std::copy(ptr, ptr + rows, cursor);
+  std::vector<int32_t> cursor(ptr, ptr + rows);
   for (int64_t row = 0; row < p.rows; ++row) {
     for (int32_t k = p.row_ptr[row]; k < p.row_ptr[row + 1]; ++k) {
-      const int32_t slot = cursor[row_of(k)]++;
-      lists->offset.data()[slot] = static_cast<int32_t>(offset_of(row, k));
-      lists->value.data()[slot] = k;
+      lists->list.data()[cursor[row_of(k)]++] = {static_cast<int32_t>(plane_of(row, k)), 0, k};
     }
   }
 }
 
-void put_taps(const BasisColumns& columns, int64_t column, int64_t taps, const int32_t* tap_offset,
-              int64_t base, RowLists* lists, int32_t* slot) {
-  for (int64_t tap = 0; tap < taps; ++tap, ++*slot) {
-    lists->offset.data()[*slot] = static_cast<int32_t>(base) + tap_offset[tap];
-    lists->value.data()[*slot] =
-        static_cast<int32_t>(columns.element_row.data()[column] * taps + tap);
-  }
+int32_t tap_value(const BasisColumns& columns, int64_t column, int64_t taps, int64_t tap) {
+  return static_cast<int32_t>(columns.element_row.data()[column] * taps + tap);
 }
 
 }  // namespace
@@ -100,90 +93,84 @@ void make_output_columns(const ConvGeometry& g, const BasisLayout& basis, const 
   number_columns(p, g.out_channels * variants * elements, key_of, describe, columns);
 }
 
-void make_column_taps(const ConvGeometry& g, const BasisColumns& columns, const Sweep& sweep,
-                      const Tiling& t, RowLists* lists) {
-  thread_local TapTable table;
-  make_forward_taps(g, sweep, t, &table);
-  lists->resize(columns.count, columns.count * g.taps(), false);
-  int32_t slot = 0;
-  lists->ptr.data()[0] = 0;
+void make_column_taps(const ConvGeometry& g, const BasisColumns& columns, const TapTable& taps,
+                      EntryLists* entries) {
+  entries->resize(columns.count, columns.count * g.taps(), false);
+  Entry* entry = entries->list.data();
+  entries->ptr.data()[0] = 0;
   for (int64_t column = 0; column < columns.count; ++column) {
-    put_taps(columns, column, g.taps(), table.offset.data(),
-             columns.channel.data()[column] * t.pitch, lists, &slot);
-    lists->ptr.data()[column + 1] = slot;
+    const int64_t first = columns.channel.data()[column] * taps.planes;
+    for (int64_t tap = 0; tap < g.taps(); ++tap) {
+      *entry++ = {static_cast<int32_t>(first) + taps.plane.data()[tap], taps.offset.data()[tap],
+                  tap_value(columns, column, g.taps(), tap)};
+    }
+    entries->ptr.data()[column + 1] = static_cast<int32_t>(entry - entries->list.data());
   }
 }
 
 void make_column_taps_gathered(const ConvGeometry& g, const BasisColumns& columns,
-                               const Sweep& sweep, const Tiling& t, RowLists* lists) {
-  thread_local TapTable table;
-  make_forward_taps(g, sweep, t, &table);
-  lists->resize(g.out_channels, columns.count * g.taps(), false);
-  int32_t slot = 0;
+                               const TapTable& taps, int64_t plane, EntryLists* entries) {
+  entries->resize(g.out_channels, columns.count * g.taps(), false);
+  Entry* entry = entries->list.data();
   int64_t column = 0;
-  lists->ptr.data()[0] = 0;
+  entries->ptr.data()[0] = 0;
   for (int64_t row = 0; row < g.out_channels; ++row) {
     for (; column < columns.count && columns.channel.data()[column] == row; ++column) {
-      put_taps(columns, column, g.taps(), table.offset.data(), column * t.pitch, lists, &slot);
+      for (int64_t tap = 0; tap < g.taps(); ++tap) {
+        const int64_t offset = taps.plane.data()[tap] * plane + taps.offset.data()[tap];
+        *entry++ = {static_cast<int32_t>(column), static_cast<int32_t>(offset),
+                    tap_value(columns, column, g.taps(), tap)};
+      }
     }
-    lists->ptr.data()[row + 1] = slot;
+    entries->ptr.data()[row + 1] = static_cast<int32_t>(entry - entries->list.data());
   }
 }
 
-void make_column_taps_adjoint(const ConvGeometry& g, const BasisColumns& columns,
-                              const Sweep& sweep, const Tiling& t, RowLists* lists) {
-  thread_local TapTable table;
-  thread_local Buffer<int32_t> cursor_buffer;
-  make_adjoint_taps(g, sweep, t, &table);
-  const int32_t* phase = table.phase.data();
-  const int64_t phases = sweep.out_phases(), taps = g.taps();
-  lists->resize(g.in_channels * phases, columns.count * taps, false);
-  int32_t* ptr = lists->ptr.data();
-  std::fill(ptr, ptr + lists->rows + 1, 0);
+void make_column_taps_adjoint(const ConvGeometry& g, const BasisColumns& columns, int64_t phases,
+                              const TapTable& taps, EntryLists* entries) {
+  const int32_t* phase = taps.out_phase.data();
+  entries->resize(g.in_channels * phases, columns.count * g.taps(), false);
+  int32_t* ptr = entries->ptr.data();
+  std::fill(ptr, ptr + entries->rows + 1, 0);
   const auto row_of = [&](int64_t column, int64_t tap) {
     return columns.channel.data()[column] * phases + phase[tap];
   };
   for (int64_t column = 0; column < columns.count; ++column) {
-    for (int64_t tap = 0; tap < taps; ++tap) ++ptr[row_of(column, tap) + 1];
+    for (int64_t tap = 0; tap < g.taps(); ++tap) ++ptr[row_of(column, tap) + 1];
   }
-  for (int64_t row = 0; row < lists->rows; ++row) ptr[row + 1] += ptr[row];
-  int32_t* cursor = cursor_buffer.reserve(lists->rows);
-  std::copy(ptr, ptr + lists->rows, cursor);
+  for (int64_t row = 0; row < entries->rows; ++row) ptr[row + 1] += ptr[row];
+  std::vector<int32_t> cursor(ptr, ptr + entries->rows);
   for (int64_t column = 0; column < columns.count; ++column) {
-    for (int64_t tap = 0; tap < taps; ++tap) {
-      const int32_t slot = cursor[row_of(column, tap)]++;
-      lists->offset.data()[slot] =
-          static_cast<int32_t>(column * t.pitch) + table.offset.data()[tap];
-      lists->value.data()[slot] =
-          static_cast<int32_t>(columns.element_row.data()[column] * taps + tap);
+    for (int64_t tap = 0; tap < g.taps(); ++tap) {
+      entries->list.data()[cursor[row_of(column, tap)]++] = {
+          static_cast<int32_t>(column), taps.offset.data()[tap],
+          tap_value(columns, column, g.taps(), tap)};
     }
   }
 }
 
-void make_mix(const PatternView& p, const BasisColumns& columns, int64_t pitch, RowLists* lists) {
-  lists->resize(p.rows, p.nnz, true);
-  std::copy(p.row_ptr, p.row_ptr + p.rows + 1, lists->ptr.data());
+void make_mix(const PatternView& p, const BasisColumns& columns, EntryLists* entries) {
+  entries->resize(p.rows, p.nnz, true);
+  std::copy(p.row_ptr, p.row_ptr + p.rows + 1, entries->ptr.data());
   for (int64_t k = 0; k < p.nnz; ++k) {
-    lists->offset.data()[k] = static_cast<int32_t>(columns.of_entry.data()[k] * pitch);
+    entries->list.data()[k] = {columns.of_entry.data()[k], 0, static_cast<int32_t>(k)};
   }
 }
 
-void make_mix_adjoint(const PatternView& p, const BasisColumns& columns, int64_t pitch,
-                      RowLists* lists) {
+void make_mix_adjoint(const PatternView& p, const BasisColumns& columns, EntryLists* entries) {
   group_entries(
       p, columns.count, [&](int64_t k) { return columns.of_entry.data()[k]; },
-      [&](int64_t row, int64_t) { return row * pitch; }, lists);
+      [](int64_t row, int64_t) { return row; }, entries);
 }
 
 void make_mix_gathered(const ConvGeometry& g, const PatternView& p, const BasisColumns& columns,
-                       int64_t pitch, RowLists* lists) {
+                       EntryLists* entries) {
   group_entries(
       p, columns.count, [&](int64_t k) { return columns.of_entry.data()[k]; },
       [&](int64_t row, int64_t k) {
-        const int64_t first = row / g.group_outputs() * g.group_inputs();
-        return (first + p.index[k] / p.taps) * pitch;
+        return row / g.group_outputs() * g.group_inputs() + p.index[k] / p.taps;
       },
-      lists);
+      entries);
 }
 
 }  // namespace fbconv

@@ -21,23 +21,23 @@ void make_input_columns(const ConvGeometry& g, const BasisLayout& basis, const P
 void make_output_columns(const ConvGeometry& g, const BasisLayout& basis, const PatternView& p,
                          BasisColumns* columns);
 
-// Rows are columns, entries taps of their input channel.
-void make_column_taps(const ConvGeometry& g, const BasisColumns& columns, const Sweep& sweep,
-                      const Tiling& t, RowLists* lists);
-// Rows are output channels, entries taps of their columns: the second step of mix first.
+// Rows are columns, entries taps of their input channel's planes.
+void make_column_taps(const ConvGeometry& g, const BasisColumns& columns, const TapTable& taps,
+                      EntryLists* entries);
+// Rows are output channels, entries taps of their columns, whose planes lie `plane` elements apart:
+// the second step of mix first.
 void make_column_taps_gathered(const ConvGeometry& g, const BasisColumns& columns,
-                               const Sweep& sweep, const Tiling& t, RowLists* lists);
+                               const TapTable& taps, int64_t plane, EntryLists* entries);
 // Rows are (input channel, phase), entries taps of their columns in tiles of the column gradient.
-void make_column_taps_adjoint(const ConvGeometry& g, const BasisColumns& columns,
-                              const Sweep& sweep, const Tiling& t, RowLists* lists);
+void make_column_taps_adjoint(const ConvGeometry& g, const BasisColumns& columns, int64_t phases,
+                              const TapTable& taps, EntryLists* entries);
 
-// Rows are output channels, entries columns `pitch` apart.
-void make_mix(const PatternView& p, const BasisColumns& columns, int64_t pitch, RowLists* lists);
-// Rows are columns, entries output channels `pitch` apart.
-void make_mix_adjoint(const PatternView& p, const BasisColumns& columns, int64_t pitch,
-                      RowLists* lists);
-// Rows are columns, entries input channels `pitch` apart: the first step of mix first.
+// Rows are output channels, entries columns.
+void make_mix(const PatternView& p, const BasisColumns& columns, EntryLists* entries);
+// Rows are columns, entries output channels.
+void make_mix_adjoint(const PatternView& p, const BasisColumns& columns, EntryLists* entries);
+// Rows are columns, entries input channels: the first step of mix first.
 void make_mix_gathered(const ConvGeometry& g, const PatternView& p, const BasisColumns& columns,
-                       int64_t pitch, RowLists* lists);
+                       EntryLists* entries);
 
 }  // namespace fbconv

@@ -1,5 +1,5 @@
-// What a gather kernel walks: for every row, the offsets into a packed tile and the values to
-// multiply with.  All pattern and geometry knowledge ends here; kernels see only these lists.
+// What the kernels walk: for every row the offsets into a packed tile and the values to multiply
+// with, and which planes the tile is packed from.  All pattern and geometry knowledge ends here.
 #pragma once
 
 #include "buffer.h"
@@ -8,27 +8,69 @@
 
 namespace fbconv {
 
-struct RowLists {
-  int64_t rows = 0, entries = 0;
-  Buffer<int32_t> ptr, offset;
-  Buffer<int32_t> value;        // which value an entry uses ...
-  bool values_in_order = true;  // ... unless entry k simply uses value k
-
-  void resize(int64_t row_count, int64_t entry_count, bool in_order);
+// A source plane: one phase of one channel, shifted by what the tile's lanes have copied; `number`
+// among those of its channel.
+struct Plane {
+  int32_t channel, phase_h, phase_w, shift_h, shift_w, number;
 };
 
-// Rows are output channels; offsets point into tiles of the input.
-void make_forward_lists(const ConvGeometry& g, const PatternView& p, const Sweep& sweep,
-                        const Tiling& t, RowLists* lists);
-// Rows are (input channel, phase); offsets point into tiles of the output gradient.
-void make_adjoint_lists(const ConvGeometry& g, const PatternView& p, const Sweep& sweep,
-                        const Tiling& t, RowLists* lists);
+// The planes that are read at all, in rising order of channels.
+struct Planes {
+  int64_t count = 0;
+  Buffer<Plane> list;
+};
 
-// Where tap (kh, kw) lies in a packed tile: its phase and whole shift as one offset.
+// Where the taps of a kernel lie in a channel's planes.
 struct TapTable {
-  Buffer<int32_t> offset, phase;
+  int64_t planes = 0;  // per channel, if all are read
+  Buffer<Plane> plane_list;
+  Buffer<int32_t> plane, offset, out_phase;  // of each tap
 };
-void make_forward_taps(const ConvGeometry& g, const Sweep& sweep, const Tiling& t, TapTable* taps);
+void make_forward_taps(const ConvGeometry& g, const Tiling& t, TapTable* taps);
 void make_adjoint_taps(const ConvGeometry& g, const Sweep& sweep, const Tiling& t, TapTable* taps);
+
+// Row lists before they are cut into blocks.
+struct Entry {
+  int32_t plane, offset, value;
+};
+struct EntryLists {
+  int64_t rows = 0, entries = 0;
+  bool in_order = true;  // entry k uses value k
+  Buffer<int32_t> ptr;
+  Buffer<Entry> list;
+
+  void resize(int64_t row_count, int64_t entry_count, bool values_in_order);
+};
+
+// Row lists, cut into blocks of neighbouring planes so that what a block reads stays in a core's
+// first cache: block b of row r has the entries ptr[b * rows + r] .. ptr[b * rows + r + 1] - 1.
+struct RowLists {
+  int64_t rows = 0, entries = 0, blocks = 1, block_planes = 0;
+  bool values_in_order = true;  // entry k uses value k, else value[k]
+  Buffer<int32_t> ptr, offset, value;
+
+  const int32_t* block_ptr(int64_t block) const { return ptr.data() + block * rows; }
+};
+
+// Offsets are of planes `pitch` apart; with `restart` each block's first plane lies at 0.
+void make_blocks(const EntryLists& entries, int64_t planes, int64_t block_planes, int64_t pitch,
+                 bool restart, RowLists* lists);
+// Planes per block for lists of which one step reads `plane_bytes` of every plane: as many as the
+// cache holds, but enough that a row finds several entries in a block.
+int64_t planes_per_block(int64_t planes, int64_t plane_bytes, int64_t rows, int64_t entries);
+// What one step of a kernel reads of a source plane.
+int64_t step_bytes(const Sweep& sweep, const Tiling& t, int64_t element_size);
+
+// All planes of all channels.
+void make_all_planes(const TapTable& taps, int64_t channels, Planes* planes);
+// Keeps only planes that entries read; entries' planes are renumbered.
+void drop_dead_planes(const TapTable& taps, int64_t channels, EntryLists* entries, Planes* planes);
+
+// Rows are output channels; planes are of the input.
+void make_forward_lists(const ConvGeometry& g, const PatternView& p, const Tiling& t,
+                        EntryLists* entries, Planes* planes);
+// Rows are (input channel, phase); planes are of the output gradient.
+void make_adjoint_lists(const ConvGeometry& g, const PatternView& p, const Sweep& sweep,
+                        const Tiling& t, EntryLists* entries, Planes* planes);
 
 }  // namespace fbconv

@@ -17,6 +17,7 @@ SweepAxis forward_axis(int64_t in, int64_t out, int64_t kernel, int64_t stride, 
   axis.grid = out;
   axis.lead = 0;
   axis.reach = span / stride;
+  axis.copies = kernel;
   return axis;
 }
 
@@ -29,6 +30,7 @@ SweepAxis adjoint_axis(int64_t in, int64_t out, int64_t kernel, int64_t stride, 
   axis.grid = (pad + in - 1) / stride - axis.first + 1;
   axis.reach = dilation * (kernel - 1) / stride;
   axis.lead = axis.reach;
+  axis.copies = std::min(kernel, axis.reach + 1);
   return axis;
 }
 

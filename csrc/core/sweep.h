@@ -22,6 +22,7 @@ struct SweepAxis {
   Axis source, out;
   int64_t first, grid;  // grid points are first .. first + grid - 1
   int64_t lead, reach;  // a grid point reads source elements i - lead .. i - lead + reach
+  int64_t copies;       // different (phase, shift) pairs that taps have
 };
 
 struct Sweep {

@@ -8,50 +8,115 @@
 namespace fbconv {
 namespace {
 
-constexpr int64_t kTileBytes = 512 * 1024;  // about half of a current core's L2
-constexpr int64_t kMinPositions = 128;      // below this a row list's overhead dominates
+constexpr int64_t kTileBytes = 640 * 1024;  // about half of a current core's L2
+// One packed vector against one multiply-add: copied with a mask, or transposed.
+constexpr double kCopyCost = 1.5, kTransposeCost = 4;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Vectors that hold a whole image's grid.
+double grid_vectors(const Sweep& s, const Workload& work, Lanes kind) {
+  const int64_t lanes = work.lanes, points = s.h.grid * s.w.grid;
+  if (kind == Lanes::kImages) {
+    return static_cast<double>(points * ceil_div(work.batch, lanes)) / work.batch;
+  }
+  return static_cast<double>(kind == Lanes::kTaps ? ceil_div(points, lanes)
+                                                  : s.h.grid * ceil_div(s.w.grid, lanes));
+}
+
+double cost(const Sweep& s, const Workload& work, Lanes kind) {
+  const double vectors = grid_vectors(s, work, kind);
+  const double packed =
+      static_cast<double>(work.source_channels * planes_per_channel(s, kind)) * vectors;
+  const double moved = static_cast<double>(work.out_lists) * vectors;
+  if (kind == Lanes::kImages) {
+    return static_cast<double>(work.entries) * vectors + kTransposeCost * (packed + moved);
+  }
+  return static_cast<double>(work.entries) * vectors + kCopyCost * (packed + moved);
+}
+
+// Bytes that a tile of `rows` grid rows of `images` images takes.
+int64_t tile_bytes(const Sweep& s, const Workload& work, Lanes kind, int64_t images, int64_t rows) {
+  const int64_t lines = kind == Lanes::kTaps ? rows : rows + s.h.reach;
+  const int64_t width = kind == Lanes::kTaps ? s.w.grid
+                        : kind == Lanes::kColumns
+                            ? ceil_div(s.w.grid, work.lanes) * work.lanes
+                            : s.w.grid + s.w.reach;
+  const int64_t source = work.source_channels * planes_per_channel(s, kind) * lines * width;
+  const int64_t grid = (work.inner_lists + work.out_lists) * rows * width;
+  return (source + grid) * images * work.element_size;
+}
 
 }  // namespace
 
 int64_t odd_pitch(int64_t count, int64_t lanes) { return (ceil_div(count, lanes) | 1) * lanes; }
 
-void require_reachable(int64_t channels, int64_t pitch) {
-  if (channels > std::numeric_limits<int32_t>::max() / pitch) {
+void require_reachable(int64_t planes, int64_t pitch) {
+  if (planes > std::numeric_limits<int32_t>::max() / pitch) {
     throw std::length_error(
         "fbconv: a row of the map, padding included, with all its channels must stay below 2^31 "
         "elements, got " +
-        std::to_string(channels) + " channels of " + std::to_string(pitch));
+        std::to_string(planes) + " planes of " + std::to_string(pitch));
   }
 }
 
-Tiling make_tiling(const Sweep& sweep, int64_t batch, int64_t channels_held, int64_t element_size,
-                   int64_t lanes, int64_t threads) {
+int64_t planes_per_channel(const Sweep& s, Lanes kind) {
+  const int64_t down = kind == Lanes::kTaps ? s.h.copies : s.h.source.phases;
+  const bool copied = kind == Lanes::kColumns || kind == Lanes::kTaps;
+  return down * (copied ? s.w.copies : s.w.source.phases);
+}
+
+Lanes choose_lanes(const Sweep& sweep, const Workload& work) {
+  Lanes best = Lanes::kColumns;
+  for (const Lanes kind : {Lanes::kTaps, Lanes::kImages}) {
+    if (cost(sweep, work, kind) < cost(sweep, work, best)) best = kind;
+  }
+  return best;
+}
+
+Tiling make_tiling(const Sweep& sweep, const Workload& work, Lanes kind) {
   Tiling t{};
-  t.width = sweep.w.grid + sweep.w.reach;
-  const int64_t budget =
-      std::max(kMinPositions, kTileBytes / std::max<int64_t>(1, channels_held * element_size));
-  const int64_t affordable_rows = std::max<int64_t>(1, budget / t.width);
+  t.kind = kind;
+  t.lanes = work.lanes;
+  t.images = kind == Lanes::kImages ? std::min(work.lanes, work.batch) : 1;
   // As many row blocks as the cache or the threads ask for, and no thread left alone with a last
   // one.
-  int64_t blocks = ceil_div(sweep.h.grid, std::min(affordable_rows, sweep.h.grid));
-  if (batch * blocks < 4 * threads) {
-    while (batch * blocks % threads != 0 && blocks < sweep.h.grid) ++blocks;
+  int64_t rows = sweep.h.grid;
+  while (rows > 1 && tile_bytes(sweep, work, kind, t.images, rows) > kTileBytes) {
+    rows = ceil_div(rows, 2);
+  }
+  int64_t blocks = ceil_div(sweep.h.grid, rows);
+  const int64_t image_blocks = ceil_div(work.batch, t.images);
+  if (image_blocks * blocks < 4 * work.threads && sweep.h.grid >= 8 * work.threads) {
+    while (image_blocks * blocks % work.threads != 0) ++blocks;
   }
   t.rows = ceil_div(sweep.h.grid, blocks);
   t.row_blocks = ceil_div(sweep.h.grid, t.rows);
-  t.source_rows = t.rows + sweep.h.reach;
-  t.images = 1;
-  if (t.row_blocks == 1) {
-    const int64_t affordable = std::max<int64_t>(1, budget / (t.source_rows * t.width));
-    t.images = std::min(affordable, ceil_div(batch, std::min(batch, threads)));
+  if (kind == Lanes::kTaps && t.row_blocks == 1) {
+    const int64_t share = ceil_div(work.batch, std::min(work.batch, work.threads));
+    while (2 * t.images <= share &&
+           tile_bytes(sweep, work, kind, 2 * t.images, t.rows) <= kTileBytes) {
+      t.images *= 2;
+    }
   }
-  t.image_blocks = ceil_div(batch, t.images);
-  t.plane = t.images * t.source_rows * t.width;
-  t.pitch = odd_pitch(sweep.source_phases() * t.plane + sweep.w.reach + lanes, lanes);
-  const int64_t used = ((t.images - 1) * t.source_rows + t.rows) * t.width;
-  t.positions = ceil_div(used, lanes) * lanes;
+  t.image_blocks = ceil_div(work.batch, t.images);
+
+  const int64_t lanes = work.lanes;
+  if (kind == Lanes::kTaps) {
+    t.lines = 1;
+    t.line = t.images * ceil_div(t.rows * sweep.w.grid, lanes);
+  } else {
+    t.lines = t.rows;
+    t.line = kind == Lanes::kImages ? sweep.w.grid : ceil_div(sweep.w.grid, lanes);
+  }
+  t.source_lines = t.lines + (kind == Lanes::kTaps ? 0 : sweep.h.reach);
+  t.source_line = kind == Lanes::kImages  ? (sweep.w.grid + sweep.w.reach) * lanes
+                  : kind == Lanes::kPlain ? sweep.w.grid + sweep.w.reach
+                                          : t.line * lanes;
+  // Plain lines are read in whole vectors beyond their end.
+  const int64_t slack = kind == Lanes::kPlain ? lanes : 0;
+  t.plane = odd_pitch(t.source_lines * t.source_line + slack, lanes);
+  t.grid_pitch = odd_pitch(t.lines * t.line * lanes, lanes);
   return t;
 }
 

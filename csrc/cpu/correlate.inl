@@ -1,41 +1,64 @@
-// Inner products of one output-gradient row with many shifted source rows: the gradient block stays
-// in registers while the row list is walked, and each product is reduced once per block.
+// Inner products of one output-gradient row with many shifted source rows: a step of the gradient
+// stays in registers while the list is walked, and as many products as a vector has lanes are
+// summed over their lanes together.
 
-template <typename T, int J>
-inline void correlate_block(const T* x, const T* y, const int32_t* offset, const int32_t* value,
-                            T* out, int32_t first, int32_t last) {
+template <typename T, int R, int C>
+inline typename Vec<T>::Type correlate_entry(const T* source, int64_t x_line,
+                                             const typename Vec<T>::Type* grad) {
   using V = Vec<T>;
-  typename V::Type grad[J];
-#pragma GCC unroll 16
-  for (int j = 0; j < J; ++j) grad[j] = V::load(y + j * V::kLanes);
-  for (int32_t k = first; k < last; ++k) {
-    const T* source = x + offset[k];
-    typename V::Type even = grad[0] * V::load(source), odd{};
-#pragma GCC unroll 16
-    for (int j = 1; j < J; ++j) {
-      (j % 2 ? odd : even) += grad[j] * V::load(source + j * V::kLanes);
+  typename V::Type even{}, odd{};
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) {
+      ((r * C + c) % 2 ? odd : even) +=
+          grad[r * C + c] * V::load(source + r * x_line + c * V::kLanes);
     }
-    out[value ? value[k] : k] += V::sum(even + odd);
+  }
+  return R * C > 1 ? even + odd : even;
+}
+
+template <typename T, int R, int C>
+inline void correlate_step(const T* x, int64_t x_line, const T* y, int64_t y_line,
+                           const int32_t* offset, int32_t count, T* sums) {
+  using V = Vec<T>;
+  typename V::Type grad[R * C];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) grad[r * C + c] = V::load(y + r * y_line + c * V::kLanes);
+  }
+  int32_t k = 0;
+  for (; k + V::kLanes <= count; k += V::kLanes) {
+    typename V::Type products[V::kLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < V::kLanes; ++i) {
+      products[i] = correlate_entry<T, R, C>(x + offset[k + i], x_line, grad);
+    }
+    V::store(sums + k, V::load(sums + k) + V::sum_each(products));
+  }
+  for (; k < count; ++k) {
+    sums[k] += V::sum(correlate_entry<T, R, C>(x + offset[k], x_line, grad));
+  }
+}
+
+template <typename T, int R, int C>
+__attribute__((noinline)) void correlate_rows(const ListWork<T>& work, const T* x, const T* y,
+                                              T* sums) {
+  for (int64_t row = work.row_begin; row < work.row_end; ++row, y += work.y_row) {
+    const int32_t first = work.ptr[row], count = work.ptr[row + 1] - first;
+    if (count == 0) continue;
+    correlate_step<T, R, C>(x, work.x_line, y, work.y_line, work.offset + first, count,
+                            sums + first);
   }
 }
 
 template <typename T>
-void correlate(const T* x, const T* y, int64_t y_pitch, const int32_t* ptr, const int32_t* offset,
-               const int32_t* value, T* out, int64_t row_begin, int64_t row_end,
-               int64_t positions) {
+void correlate(const ListWork<T>& work, const T* y, T* sums) {
   constexpr int64_t kLanes = Vec<T>::kLanes;
-  int64_t p = 0;
-  const auto sweep = [&](auto width) {
-    constexpr int J = decltype(width)::value;
-    for (; p + J * kLanes <= positions; p += J * kLanes) {
-      for (int64_t row = row_begin; row < row_end; ++row) {
-        correlate_block<T, J>(x + p, y + (row - row_begin) * y_pitch + p, offset, value, out,
-                              ptr[row], ptr[row + 1]);
-      }
-    }
-  };
-  sweep(Width<8>{});
-  sweep(Width<4>{});
-  sweep(Width<2>{});
-  sweep(Width<1>{});
+  for_steps(work.lines, work.line, [&](auto step, int64_t line, int64_t vector) {
+    using S = decltype(step);
+    correlate_rows<T, S::kLines, S::kVectors>(work, work.x + line * work.x_line + vector * kLanes,
+                                              y + line * work.y_line + vector * kLanes, sums);
+  });
 }

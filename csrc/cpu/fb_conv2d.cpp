@@ -3,72 +3,202 @@
 #include "../core/basis_lists.h"
 #include "ops.h"
 #include "passes.h"
+#include "plan_cache.h"
 
 namespace fbconv {
 namespace {
 
-// Everything a filter-basis pass builds anew from the pattern; kept per thread for its memory.
-template <typename T>
-struct Workspace {
-  BasisColumns columns;
+constexpr int64_t kInnerBytes = 256 * 1024;  // of inner rows held at once: they share the L2
+
+// The two factors of a filter-basis pass made ready to run.
+struct BasisPlan {
+  Sweep sweep;
+  Tiling tiling;
+  Planes planes;
+  int64_t source_run;  // elements of a source channel's planes together
   RowLists taps, mix;
-  Buffer<T> tap_values, mix_values;
+
+  int64_t bytes() const {
+    return 12 * (taps.entries + taps.rows * taps.blocks + mix.entries + mix.rows * mix.blocks) +
+           static_cast<int64_t>(sizeof(Plane)) * planes.count;
+  }
 };
 
-template <typename T>
-Workspace<T>& workspace() {
-  thread_local Workspace<T> own;
-  return own;
+// What plans are made for.
+struct BasisProblem {
+  const ConvGeometry& g;
+  const BasisLayout& layout;
+  const PatternView& p;
+  int64_t element_size, lanes, threads;
+
+  PlanKey key() const {
+    return {p.content, g,     layout.elements, layout.bases, layout.per_output,
+            p.nnz,     element_size, lanes,           threads};
+  }
+  Workload work(int64_t source_channels, int64_t entries, int64_t columns,
+                int64_t out_lists) const {
+    return {g.batch, source_channels, entries, columns, out_lists, element_size, lanes, threads};
+  }
+};
+
+// Blocks of inner rows of `row_bytes`: as many as the second factor's rows find worth a pass, and
+// the cache has room for.
+int64_t inner_block(int64_t columns, int64_t row_bytes, const EntryLists& outer) {
+  constexpr int64_t kLeast = 16, kStepBytes = 512;
+  const int64_t room = std::max(kLeast, kInnerBytes / row_bytes);
+  return std::min(room, planes_per_block(columns, kStepBytes, outer.rows, outer.entries));
 }
 
-template <typename T>
-Tiling tile_for(const Sweep& sweep, int64_t batch, int64_t source_channels, int64_t inner_rows,
-                int64_t out_rows, const Parallel& parallel) {
-  return make_tiling(sweep, batch, source_channels * sweep.source_phases() + inner_rows + out_rows,
-                     sizeof(T), kernels<T>().lanes, parallel.threads);
+// A first estimate of the columns, before there is a tiling: all but those that no row uses.
+int64_t held_columns(int64_t columns) { return std::min<int64_t>(columns, 64); }
+
+// Lanes for passes whose inner rows are read with shifts: these exist only once, so their copies
+// cannot be aligned.
+Lanes shared_lanes(const Sweep& sweep, const Workload& work) {
+  return choose_lanes(sweep, work) == Lanes::kImages ? Lanes::kImages : Lanes::kPlain;
 }
 
-template <typename T>
-int64_t grid_pitch(const Tiling& tiling) {
-  return odd_pitch(tiling.positions, kernels<T>().lanes);
+void check_reach(const BasisPlan& plan, int64_t inner_rows, int64_t inner_pitch) {
+  require_reachable(plan.planes.count, plan.tiling.plane);
+  require_reachable(std::max<int64_t>(1, inner_rows), inner_pitch);
 }
 
 // Z = taps * X at the grid points, Y = mix * Z.
-template <typename T>
-void basis_first(const ConvGeometry& g, const BasisLayout& layout, const PatternView& p,
-                 MapView<const T> input, const T* basis, const T* values, const T* bias,
-                 MapView<T> output, const Parallel& parallel) {
-  Workspace<T>& own = workspace<T>();
-  make_input_columns(g, layout, p, &own.columns);
-  const Sweep sweep = forward_sweep(g);
-  const Tiling tiling =
-      tile_for<T>(sweep, g.batch, g.in_channels, own.columns.count, g.out_channels, parallel);
-  const int64_t pitch = grid_pitch<T>(tiling);
-  make_column_taps(g, own.columns, sweep, tiling, &own.taps);
-  make_mix(p, own.columns, pitch, &own.mix);
-  run_gather<T>({sweep, tiling, g.batch, g.in_channels, input, output,
-                 make_factor(own.mix, values, &own.mix_values), bias,
-                 make_factor(own.taps, basis, &own.tap_values), tiling.positions, pitch},
-                parallel);
+void make_basis_first(const BasisProblem& b, BasisPlan* plan) {
+  BasisColumns columns;
+  make_input_columns(b.g, b.layout, b.p, &columns);
+  plan->sweep = forward_sweep(b.g);
+  const Workload work = b.work(b.g.in_channels, b.p.nnz + columns.count * b.g.taps(),
+                               held_columns(columns.count), b.g.out_channels);
+  plan->tiling = make_tiling(plan->sweep, work, choose_lanes(plan->sweep, work));
+  TapTable table;
+  make_forward_taps(b.g, plan->tiling, &table);
+  EntryLists taps, mix;
+  make_column_taps(b.g, columns, table, &taps);
+  drop_dead_planes(table, b.g.in_channels, &taps, &plan->planes);
+  make_mix(b.p, columns, &mix);
+  const int64_t pitch = plan->tiling.grid_pitch;
+  check_reach(*plan, columns.count, pitch);
+  // Columns come by channel, so that what neighbouring rows of the taps read is in cache anyway.
+  make_blocks(taps, plan->planes.count, std::max<int64_t>(1, plan->planes.count),
+              plan->tiling.plane, false, &plan->taps);
+  make_blocks(mix, columns.count, inner_block(columns.count, pitch * b.element_size, mix), pitch,
+              true, &plan->mix);
 }
 
-// U = mix * X over whole packed channels, margins and phases included, Y = taps * U.
+// U = mix * X over whole channels, margins and phases included, Y = taps * U.
+void make_mix_first(const BasisProblem& b, BasisPlan* plan) {
+  BasisColumns columns;
+  make_output_columns(b.g, b.layout, b.p, &columns);
+  plan->sweep = forward_sweep(b.g);
+  const Workload work = b.work(b.g.in_channels, b.p.nnz + columns.count * b.g.taps(),
+                               held_columns(columns.count), b.g.out_channels);
+  plan->tiling = make_tiling(plan->sweep, work, shared_lanes(plan->sweep, work));
+  TapTable table;
+  make_forward_taps(b.g, plan->tiling, &table);
+  make_all_planes(table, b.g.in_channels, &plan->planes);
+  plan->source_run = table.planes * plan->tiling.plane;
+  EntryLists taps, mix;
+  make_mix_gathered(b.g, b.p, columns, &mix);
+  make_column_taps_gathered(b.g, columns, table, plan->tiling.plane, &taps);
+  check_reach(*plan, columns.count, plan->source_run);
+  make_blocks(mix, b.g.in_channels,
+              planes_per_block(b.g.in_channels, 512, mix.rows, mix.entries), plan->source_run,
+              false, &plan->mix);
+  make_blocks(taps, columns.count,
+              inner_block(columns.count, plan->source_run * b.element_size, taps),
+              plan->source_run, true, &plan->taps);
+}
+
+// dZ = mix^T * dY over whole channels, dX = taps^T * dZ.
+void make_adjoint(const BasisProblem& b, BasisPlan* plan) {
+  BasisColumns columns;
+  make_input_columns(b.g, b.layout, b.p, &columns);
+  plan->sweep = adjoint_sweep(b.g);
+  const int64_t phases = plan->sweep.out_phases();
+  const Workload work = b.work(b.g.out_channels, b.p.nnz + columns.count * b.g.taps(),
+                               held_columns(columns.count), b.g.in_channels * phases);
+  plan->tiling = make_tiling(plan->sweep, work, shared_lanes(plan->sweep, work));
+  TapTable table;
+  make_adjoint_taps(b.g, plan->sweep, plan->tiling, &table);
+  make_all_planes(table, b.g.out_channels, &plan->planes);
+  plan->source_run = table.planes * plan->tiling.plane;
+  EntryLists taps, mix;
+  make_mix_adjoint(b.p, columns, &mix);
+  make_column_taps_adjoint(b.g, columns, phases, table, &taps);
+  check_reach(*plan, columns.count, plan->source_run);
+  make_blocks(mix, b.g.out_channels,
+              planes_per_block(b.g.out_channels, 512, mix.rows, mix.entries), plan->source_run,
+              false, &plan->mix);
+  make_blocks(taps, columns.count,
+              inner_block(columns.count, plan->source_run * b.element_size, taps),
+              plan->source_run, true, &plan->taps);
+}
+
+// dg = <dZ, shifted X> with dZ = mix^T * dY at the grid points.
+void make_basis_gradient(const BasisProblem& b, BasisPlan* plan) {
+  BasisColumns columns;
+  make_input_columns(b.g, b.layout, b.p, &columns);
+  plan->sweep = forward_sweep(b.g);
+  const Workload work = b.work(b.g.in_channels, b.p.nnz + columns.count * b.g.taps(),
+                               held_columns(columns.count), b.g.out_channels);
+  plan->tiling = make_tiling(plan->sweep, work, choose_lanes(plan->sweep, work));
+  TapTable table;
+  make_forward_taps(b.g, plan->tiling, &table);
+  EntryLists taps, mix;
+  make_column_taps(b.g, columns, table, &taps);
+  drop_dead_planes(table, b.g.in_channels, &taps, &plan->planes);
+  make_mix_adjoint(b.p, columns, &mix);
+  const int64_t pitch = plan->tiling.grid_pitch;
+  check_reach(*plan, std::max(columns.count, b.g.out_channels), pitch);
+  make_blocks(taps, plan->planes.count, std::max<int64_t>(1, plan->planes.count),
+              plan->tiling.plane, false, &plan->taps);
+  make_blocks(mix, b.g.out_channels,
+              planes_per_block(b.g.out_channels, 512, mix.rows, mix.entries), pitch, false,
+              &plan->mix);
+}
+
+using MakePlan = void (*)(const BasisProblem&, BasisPlan*);
+
+template <MakePlan make>
+std::shared_ptr<const BasisPlan> plan_for(const BasisProblem& b) {
+  static PlanCache<BasisPlan> cache;
+  return cache.get(b.key(), [&](BasisPlan* plan) { make(b, plan); });
+}
+
 template <typename T>
-void mix_first(const ConvGeometry& g, const BasisLayout& layout, const PatternView& p,
-               MapView<const T> input, const T* basis, const T* values, const T* bias,
-               MapView<T> output, const Parallel& parallel) {
-  Workspace<T>& own = workspace<T>();
-  make_output_columns(g, layout, p, &own.columns);
-  const Sweep sweep = forward_sweep(g);
-  const Tiling tiling =
-      tile_for<T>(sweep, g.batch, g.in_channels, own.columns.count * sweep.source_phases(),
-                  g.out_channels, parallel);
-  make_mix_gathered(g, p, own.columns, tiling.pitch, &own.mix);
-  make_column_taps_gathered(g, own.columns, sweep, tiling, &own.taps);
-  run_gather<T>({sweep, tiling, g.batch, g.in_channels, input, output,
-                 make_factor(own.taps, basis, &own.tap_values), bias,
-                 make_factor(own.mix, values, &own.mix_values), tiling.pitch, tiling.pitch},
-                parallel);
+BasisProblem problem(const ConvGeometry& g, const BasisLayout& layout, const PatternView& p,
+                     const Parallel& parallel) {
+  return {g, layout, p, sizeof(T), kernels<T>().lanes, parallel.threads};
+}
+
+template <typename T>
+struct Ordered {
+  Buffer<T> taps, mix;
+};
+
+template <typename T>
+Ordered<T>& ordered() {
+  thread_local Ordered<T> own;
+  return own;
+}
+
+// Rows computed at the grid points, or over whole channels of the source.
+template <typename T>
+Inner<T> on_grid(const Factor<T>& factor, const Tiling& t) {
+  return {factor, t.lines, t.line, t.grid_pitch};
+}
+template <typename T>
+Inner<T> on_channels(const Factor<T>& factor, const BasisPlan& plan) {
+  return {factor, 1, plan.source_run / plan.tiling.lanes, plan.source_run};
+}
+
+template <typename Pass>
+void set_tiles(const BasisPlan& plan, int64_t batch, Pass* pass) {
+  pass->sweep = plan.sweep;
+  pass->tiling = plan.tiling;
+  pass->batch = batch;
+  pass->planes = &plan.planes;
 }
 
 }  // namespace
@@ -78,30 +208,38 @@ void fb_conv2d(const ConvGeometry& g, const BasisLayout& layout, MixOrder order,
                const PatternView& p, MapView<const T> input, const T* basis, const T* values,
                const T* bias, MapView<T> output, const Parallel& parallel) {
   if (g.batch == 0) return;
-  const auto run = order == MixOrder::kBasisFirst ? basis_first<T> : mix_first<T>;
-  run(g, layout, p, input, basis, values, bias, output, parallel);
+  const BasisProblem b = problem<T>(g, layout, p, parallel);
+  const bool basis_first = order == MixOrder::kBasisFirst;
+  const auto plan = basis_first ? plan_for<make_basis_first>(b) : plan_for<make_mix_first>(b);
+  const Factor<T> taps = make_factor(plan->taps, basis, &ordered<T>().taps);
+  const Factor<T> mix = make_factor(plan->mix, values, &ordered<T>().mix);
+  GatherPass<T> pass;
+  set_tiles(*plan, g.batch, &pass);
+  pass.source = input;
+  pass.out = output;
+  pass.bias = bias;
+  pass.factor = basis_first ? mix : taps;
+  pass.inner = basis_first ? on_grid(taps, plan->tiling) : on_channels(mix, *plan);
+  pass.x_line = basis_first ? plan->tiling.line * plan->tiling.lanes : plan->tiling.source_line;
+  run_gather(pass, parallel);
 }
 
-// dZ = mix^T * dY over whole packed channels, dX = taps^T * dZ.
 template <typename T>
 void fb_conv2d_grad_input(const ConvGeometry& g, const BasisLayout& layout, const PatternView& p,
                           MapView<const T> grad, const T* basis, const T* values,
                           MapView<T> grad_input, const Parallel& parallel) {
   if (g.batch == 0) return;
-  Workspace<T>& own = workspace<T>();
-  make_input_columns(g, layout, p, &own.columns);
-  const Sweep sweep = adjoint_sweep(g);
-  const Tiling tiling = tile_for<T>(sweep, g.batch, g.out_channels, own.columns.count,
-                                    g.in_channels * sweep.out_phases(), parallel);
-  make_mix_adjoint(p, own.columns, tiling.pitch, &own.mix);
-  make_column_taps_adjoint(g, own.columns, sweep, tiling, &own.taps);
-  run_gather<T>({sweep, tiling, g.batch, g.out_channels, grad, grad_input,
-                 make_factor(own.taps, basis, &own.tap_values), nullptr,
-                 make_factor(own.mix, values, &own.mix_values), tiling.pitch, tiling.pitch},
-                parallel);
+  const auto plan = plan_for<make_adjoint>(problem<T>(g, layout, p, parallel));
+  GatherPass<T> pass;
+  set_tiles(*plan, g.batch, &pass);
+  pass.source = grad;
+  pass.out = grad_input;
+  pass.factor = make_factor(plan->taps, basis, &ordered<T>().taps);
+  pass.inner = on_channels(make_factor(plan->mix, values, &ordered<T>().mix), *plan);
+  pass.x_line = plan->tiling.source_line;
+  run_gather(pass, parallel);
 }
 
-// dg = <dZ, shifted X> with dZ = mix^T * dY at the grid points.
 template <typename T>
 void fb_conv2d_grad_basis(const ConvGeometry& g, const BasisLayout& layout, const PatternView& p,
                           MapView<const T> grad, MapView<const T> input, const T* values,
@@ -109,48 +247,37 @@ void fb_conv2d_grad_basis(const ConvGeometry& g, const BasisLayout& layout, cons
   const int64_t count = layout.bases * layout.elements * g.taps();
   std::fill(grad_basis, grad_basis + count, T(0));
   if (g.batch == 0) return;
-  Workspace<T>& own = workspace<T>();
-  make_input_columns(g, layout, p, &own.columns);
-  const Sweep sweep = forward_sweep(g);
-  const Tiling tiling =
-      tile_for<T>(sweep, g.batch, g.in_channels, own.columns.count, g.out_channels, parallel);
-  const int64_t pitch = grid_pitch<T>(tiling);
-  make_column_taps(g, own.columns, sweep, tiling, &own.taps);
-  make_mix_adjoint(p, own.columns, pitch, &own.mix);
-  run_correlate<T>({sweep,
-                    tiling,
-                    g.batch,
-                    g.in_channels,
-                    g.out_channels,
-                    input,
-                    grad,
-                    &own.taps,
-                    grad_basis,
-                    count,
-                    pitch,
-                    {},
-                    make_factor(own.mix, values, &own.mix_values)},
-                   parallel);
+  const auto plan = plan_for<make_basis_gradient>(problem<T>(g, layout, p, parallel));
+  CorrelatePass<T> pass;
+  set_tiles(*plan, g.batch, &pass);
+  pass.source = input;
+  pass.grad = grad;
+  pass.grad_channels = g.out_channels;
+  pass.lists = &plan->taps;
+  pass.out = grad_basis;
+  pass.out_count = count;
+  pass.shared_values = true;
+  pass.inner_grad = on_grid(make_factor(plan->mix, values, &ordered<T>().mix), plan->tiling);
+  run_correlate(pass, parallel);
 }
 
-// dcoefficient = <dY, Z> with Z = taps * X at the grid points.
 template <typename T>
 void fb_conv2d_grad_values(const ConvGeometry& g, const BasisLayout& layout, const PatternView& p,
                            MapView<const T> grad, MapView<const T> input, const T* basis,
                            T* grad_values, const Parallel& parallel) {
   std::fill(grad_values, grad_values + p.nnz, T(0));
   if (g.batch == 0) return;
-  Workspace<T>& own = workspace<T>();
-  make_input_columns(g, layout, p, &own.columns);
-  const Sweep sweep = forward_sweep(g);
-  const Tiling tiling =
-      tile_for<T>(sweep, g.batch, g.in_channels, own.columns.count, g.out_channels, parallel);
-  const int64_t pitch = grid_pitch<T>(tiling);
-  make_column_taps(g, own.columns, sweep, tiling, &own.taps);
-  make_mix(p, own.columns, pitch, &own.mix);
-  run_correlate<T>({sweep, tiling, g.batch, g.in_channels, g.out_channels, input, grad, &own.mix,
-                    grad_values, p.nnz, pitch, make_factor(own.taps, basis, &own.tap_values)},
-                   parallel);
+  const auto plan = plan_for<make_basis_first>(problem<T>(g, layout, p, parallel));
+  CorrelatePass<T> pass;
+  set_tiles(*plan, g.batch, &pass);
+  pass.source = input;
+  pass.grad = grad;
+  pass.grad_channels = g.out_channels;
+  pass.lists = &plan->mix;
+  pass.out = grad_values;
+  pass.out_count = p.nnz;
+  pass.inner_source = on_grid(make_factor(plan->taps, basis, &ordered<T>().taps), plan->tiling);
+  run_correlate(pass, parallel);
 }
 
 #define FBCONV_INSTANTIATE(T)                                                                     \

@@ -1,66 +1,77 @@
-// Sum of shifted source vectors: an output block stays in registers for a whole row list, so the
-// output is written once and every multiply costs one load.
+// Sum of shifted source vectors: a step of the output stays in registers for a whole list, so the
+// output is written once per block and every multiply costs one load.
 
-// A narrow block walks several entries at once, each into sums of its own: one chain of additions
+// A small step walks several entries at once, each into sums of its own: one chain of additions
 // would wait for itself.
-template <typename T, int J>
-inline void gather_block(const T* x, T* y, const int32_t* offset, const T* values, int32_t count,
-                         T bias) {
+template <typename T, int R, int C>
+inline void gather_step(const T* x, int64_t x_line, T* y, int64_t y_line, const int32_t* offset,
+                        const T* values, int32_t count, T bias, bool accumulate) {
   using V = Vec<T>;
-  constexpr int kChains = J >= 8 ? 1 : 8 / J;
-  typename V::Type sum[kChains][J];
+  constexpr int kChains = R * C >= 5 ? 1 : 8 / (R * C);
+  typename V::Type sum[kChains][R * C];
 #pragma GCC unroll 8
-  for (int c = 0; c < kChains; ++c) {
+  for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-    for (int j = 0; j < J; ++j) sum[c][j] = (c == 0 ? bias : T(0)) - typename V::Type{};
+    for (int c = 0; c < C; ++c) {
+      sum[0][r * C + c] = accumulate ? V::load(y + r * y_line + c * V::kLanes)
+                                     : bias - typename V::Type{};
+    }
   }
+#pragma GCC unroll 8
+  for (int chain = 1; chain < kChains; ++chain) {
+#pragma GCC unroll 8
+    for (int i = 0; i < R * C; ++i) sum[chain][i] = typename V::Type{};
+  }
+  const auto add = [&](int32_t k, typename V::Type* to) {
+    const T* source = x + offset[k];
+    const T value = values[k];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) {
+        to[r * C + c] += value * V::load(source + r * x_line + c * V::kLanes);
+      }
+    }
+  };
   int32_t k = 0;
   for (; k + kChains <= count; k += kChains) {
 #pragma GCC unroll 8
-    for (int c = 0; c < kChains; ++c) {
-      const T* source = x + offset[k + c];
-      const T value = values[k + c];
+    for (int chain = 0; chain < kChains; ++chain) add(k + chain, sum[chain]);
+  }
+  if constexpr (kChains > 1) {
+    for (; k < count; ++k) add(k, sum[0]);
+  }
 #pragma GCC unroll 8
-      for (int j = 0; j < J; ++j) sum[c][j] += value * V::load(source + j * V::kLanes);
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) {
+      typename V::Type total = sum[0][r * C + c];
+#pragma GCC unroll 8
+      for (int chain = 1; chain < kChains; ++chain) total += sum[chain][r * C + c];
+      V::store(y + r * y_line + c * V::kLanes, total);
     }
-  }
-  for (; k < count; ++k) {
-#pragma GCC unroll 8
-    for (int j = 0; j < J; ++j) sum[0][j] += values[k] * V::load(x + offset[k] + j * V::kLanes);
-  }
-#pragma GCC unroll 8
-  for (int j = 0; j < J; ++j) {
-#pragma GCC unroll 8
-    for (int c = 1; c < kChains; ++c) sum[0][j] += sum[c][j];
-    V::store(y + j * V::kLanes, sum[0][j]);
   }
 }
 
-// All rows over one block of positions before the next block: the block's source stays in L1.
-template <typename T, int J>
-inline void gather_rows(const T* x, T* y, int64_t y_pitch, const int32_t* ptr,
-                        const int32_t* offset, const T* values, const T* bias, int64_t row_begin,
-                        int64_t row_end) {
-  for (int64_t row = row_begin; row < row_end; ++row) {
-    const int32_t first = ptr[row];
-    gather_block<T, J>(x, y + (row - row_begin) * y_pitch, offset + first, values + first,
-                       ptr[row + 1] - first, bias ? bias[row] : T(0));
+// All rows over one step before the next: what they read of a block stays in the first cache.
+template <typename T, int R, int C>
+__attribute__((noinline)) void gather_rows(const ListWork<T>& work, const T* x, const T* values,
+                                           const T* bias, bool accumulate, T* y) {
+  for (int64_t row = work.row_begin; row < work.row_end; ++row, y += work.y_row) {
+    const int32_t first = work.ptr[row], count = work.ptr[row + 1] - first;
+    if (accumulate && count == 0) continue;
+    gather_step<T, R, C>(x, work.x_line, y, work.y_line, work.offset + first, values + first,
+                         count, bias ? bias[row] : T(0), accumulate);
   }
 }
 
 template <typename T>
-void gather(const T* x, T* y, int64_t y_pitch, const int32_t* ptr, const int32_t* offset,
-            const T* values, const T* bias, int64_t row_begin, int64_t row_end, int64_t positions) {
+void gather(const ListWork<T>& work, const T* values, const T* bias, bool accumulate, T* y) {
   constexpr int64_t kLanes = Vec<T>::kLanes;
-  int64_t p = 0;
-  const auto sweep = [&](auto width) {
-    constexpr int J = decltype(width)::value;
-    for (; p + J * kLanes <= positions; p += J * kLanes) {
-      gather_rows<T, J>(x + p, y + p, y_pitch, ptr, offset, values, bias, row_begin, row_end);
-    }
-  };
-  sweep(Width<8>{});
-  sweep(Width<4>{});
-  sweep(Width<2>{});
-  sweep(Width<1>{});
+  for_steps(work.lines, work.line, [&](auto step, int64_t line, int64_t vector) {
+    using S = decltype(step);
+    gather_rows<T, S::kLines, S::kVectors>(work, work.x + line * work.x_line + vector * kLanes,
+                                           values, bias, accumulate,
+                                           y + line * work.y_line + vector * kLanes);
+  });
 }

@@ -6,20 +6,41 @@
 
 namespace fbconv {
 
+// Lists of entries over a grid of `lines` lines of `line` vectors.  x and y are aligned to vectors
+// as far as their tiling promises it; lines of x lie x_line elements apart, rows of y y_row.
+template <typename T>
+struct ListWork {
+  const T* x;
+  int64_t x_line;
+  int64_t y_row, y_line;
+  int64_t lines, line;
+  const int32_t* ptr;  // of a block: entries of row r are ptr[r] .. ptr[r + 1] - 1
+  const int32_t* offset;
+  int64_t row_begin, row_end;  // y points to row_begin's grid
+};
+
 template <typename T>
 struct KernelTable {
-  int64_t lanes;  // elements of a vector; `positions` is always a multiple
+  int64_t lanes;  // elements of a vector
 
-  // y[row][p] = bias[row] + sum_k values[k] * x[offset[k] + p] over the row's k, 0 <= p <
-  // positions. Rows are row_begin .. row_end - 1; y points to row_begin's, bias may be null.
-  void (*gather)(const T* x, T* y, int64_t y_pitch, const int32_t* ptr, const int32_t* offset,
-                 const T* values, const T* bias, int64_t row_begin, int64_t row_end,
-                 int64_t positions);
+  // y[row] = sum_k values[k] * x[offset[k] + ...] over the row's k, added to y itself if
+  // `accumulate`, else to bias[row] (or 0 if bias is null).
+  void (*gather)(const ListWork<T>& work, const T* values, const T* bias, bool accumulate, T* y);
 
-  // out[value ? value[k] : k] += sum_p y[row][p] * x[offset[k] + p] over the row's k.
-  void (*correlate)(const T* x, const T* y, int64_t y_pitch, const int32_t* ptr,
-                    const int32_t* offset, const int32_t* value, T* out, int64_t row_begin,
-                    int64_t row_end, int64_t positions);
+  // sums[k] += <y[row], x[offset[k] + ...]> over the grid, for the row's k.
+  void (*correlate)(const ListWork<T>& work, const T* y, T* sums);
+
+  // `vectors` vectors of neighbouring elements; lanes without their bit in mask[v] become zero and
+  // are not read.
+  void (*copy_masked)(T* to, const T* from, const uint16_t* mask, int64_t vectors);
+
+  // Elements 0 .. count - 1 of up to `lanes` images, one lane each: element i goes to (or comes
+  // from) the vector at i / width * line + i % width * lanes.  Lanes without an image are zeroed
+  // (or left out).
+  void (*pack_images)(T* to, int64_t width, int64_t line, const T* from, int64_t image_stride,
+                      int64_t images, int64_t count);
+  void (*unpack_images)(T* to, int64_t image_stride, int64_t images, const T* from, int64_t width,
+                        int64_t line, int64_t count);
 
   // A rectangle from one strided map to another.
   void (*copy)(T* to, int64_t to_row, int64_t to_column, const T* from, int64_t from_row,

@@ -18,19 +18,36 @@ Scratch<T>& scratch() {
   return own;
 }
 
-int64_t splits_for(int64_t tiles, int64_t rows, int64_t threads) {
-  return tiles >= threads ? 1 : std::min(rows, (threads + tiles - 1) / tiles);
+constexpr Parallel kAlone{1, [](int64_t tasks, void (*body)(void*, int64_t), void* context) {
+                            for (int64_t task = 0; task < tasks; ++task) body(context, task);
+                          }};
+
+// Whether each thread takes tiles of its own.
+bool tiles_suffice(int64_t tiles, int64_t threads) {
+  return threads == 1 || tiles >= 4 * threads || tiles % threads == 0;
 }
 
-// First row of split `number`: rows cost their entries plus a constant for the store.
-int64_t split_row(const RowLists& lists, int64_t number, int64_t splits) {
+// body(begin, end) for as many equal parts of [0, count) as there are threads.
+template <typename F>
+void in_parts(int64_t count, const Parallel& parallel, const F& body) {
+  const int64_t parts = std::min(count, parallel.threads);
+  parallel.for_each(parts, [&](int64_t part) {
+    body(count * part / parts, count * (part + 1) / parts);
+  });
+}
+
+// The row of a block at which part `number` of `parts` begins: rows cost their entries plus a
+// constant for the store.
+int64_t split_row(const RowLists& lists, int64_t block, int64_t begin, int64_t end, int64_t number,
+                  int64_t parts) {
   constexpr int64_t kRowCost = 4;
-  const int32_t* ptr = lists.ptr.data();
-  const int64_t target = (lists.entries + kRowCost * lists.rows) * number / splits;
-  int64_t low = 0, high = lists.rows;
+  const int32_t* ptr = lists.block_ptr(block);
+  const int64_t all = ptr[end] - ptr[begin] + kRowCost * (end - begin);
+  const int64_t target = all * number / parts;
+  int64_t low = begin, high = end;
   while (low < high) {
     const int64_t middle = (low + high) / 2;
-    if (ptr[middle] + kRowCost * middle < target) {
+    if (ptr[middle] - ptr[begin] + kRowCost * (middle - begin) < target) {
       low = middle + 1;
     } else {
       high = middle;
@@ -39,71 +56,188 @@ int64_t split_row(const RowLists& lists, int64_t number, int64_t splits) {
   return low;
 }
 
-template <typename T>
-void apply(const KernelTable<T>& kernels, const Factor<T>& factor, const T* x, T* y, int64_t pitch,
-           const T* bias, int64_t row_begin, int64_t row_end, int64_t positions) {
-  kernels.gather(x, y, pitch, factor.lists->ptr.data(), factor.lists->offset.data(), factor.values,
-                 bias, row_begin, row_end, positions);
-}
-
-template <typename T>
-void gather_tile(const GatherPass<T>& pass, const Tile& tile, int64_t row_begin, int64_t row_end) {
-  const KernelTable<T>& k = kernels<T>();
-  const Tiling& t = pass.tiling;
-  Scratch<T>& own = scratch<T>();
-  T* packed = own.source.reserve(pass.source_channels * t.pitch);
-  pack_source(k, pass.sweep, t, tile, pass.source, pass.source_channels, packed);
-  const T* x = packed;
-  if (pass.inner.lists != nullptr) {
-    const int64_t rows = pass.inner.lists->rows;
-    T* inner = own.inner.reserve(rows * pass.inner_pitch);
-    apply<T>(k, pass.inner, packed, inner, pass.inner_pitch, nullptr, 0, rows,
-             pass.inner_positions);
-    x = inner;
-  }
-  const int64_t pitch = odd_pitch(t.positions, k.lanes);
-  T* y = own.out.reserve((row_end - row_begin) * pitch);
-  apply(k, pass.factor, x, y, pitch, pass.bias, row_begin, row_end, t.positions);
-  unpack_rows(k, pass.sweep, t, tile, y, pitch, row_begin, row_end, pass.out);
-}
-
-template <typename T>
-void correlate_tile(const CorrelatePass<T>& pass, const Tile& tile, int64_t row_begin,
-                    int64_t row_end, T* out) {
-  const KernelTable<T>& k = kernels<T>();
-  const Tiling& t = pass.tiling;
-  Scratch<T>& own = scratch<T>();
-  T* packed = own.source.reserve(pass.source_channels * t.pitch);
-  pack_source(k, pass.sweep, t, tile, pass.source, pass.source_channels, packed);
-  T* grad = own.grad.reserve(pass.grad_channels * pass.grad_pitch);
-  pack_grid(k, pass.sweep, t, tile, pass.grad, pass.grad_channels, pass.grad_pitch, grad);
-  const T *x = packed, *y = grad;
-  const Factor<T>& inner = pass.inner_source.lists ? pass.inner_source : pass.inner_grad;
-  if (inner.lists != nullptr) {
-    T* computed = own.inner.reserve(inner.lists->rows * pass.grad_pitch);
-    apply<T>(k, inner, pass.inner_source.lists ? x : y, computed, pass.grad_pitch, nullptr, 0,
-             inner.lists->rows, t.positions);
-    (pass.inner_source.lists ? x : y) = computed;
-  }
-  k.correlate(x, y + row_begin * pass.grad_pitch, pass.grad_pitch, pass.lists->ptr.data(),
-              pass.lists->offset.data(),
-              pass.lists->values_in_order ? nullptr : pass.lists->value.data(), out, row_begin,
-              row_end, t.positions);
-}
-
-// out = the chunks' partial sums, added in chunk order.
-template <typename T>
-void reduce_chunks(const T* partial, int64_t chunks, int64_t count, T* out,
-                   const Parallel& parallel) {
-  constexpr int64_t kSlice = 16384;
-  parallel.for_each((count + kSlice - 1) / kSlice, [&](int64_t slice) {
-    const int64_t end = std::min(count, (slice + 1) * kSlice);
-    for (int64_t i = slice * kSlice; i < end; ++i) {
-      T sum = partial[i];
-      for (int64_t chunk = 1; chunk < chunks; ++chunk) sum += partial[chunk * count + i];
-      out[i] = sum;
-    }
+// body(row_begin, row_end) over the rows [begin, end), parts of equal work.  A row is in the same
+// part for every block, so that blocks need no barrier between them.
+template <typename F>
+void over_rows(const RowLists& lists, int64_t begin, int64_t end, const Parallel& parallel,
+               const F& body) {
+  const int64_t parts = std::min(end - begin, parallel.threads);
+  parallel.for_each(parts, [&](int64_t part) {
+    const int64_t first = split_row(lists, 0, begin, end, part, parts);
+    const int64_t last = split_row(lists, 0, begin, end, part + 1, parts);
+    if (first < last) body(first, last);
   });
+}
+
+template <typename T>
+ListWork<T> block_work(const RowLists& lists, int64_t block, int64_t row_begin, int64_t row_end) {
+  ListWork<T> work{};
+  work.ptr = lists.block_ptr(block);
+  work.offset = lists.offset.data();
+  work.row_begin = row_begin;
+  work.row_end = row_end;
+  return work;
+}
+
+// y = factor * x for rows row_begin .. row_end - 1; y points to row_begin's.
+template <typename T>
+void apply_blocks(const Factor<T>& factor, const T* x, int64_t x_line, const Inner<T>& shape,
+                  int64_t row_begin, int64_t row_end, T* y) {
+  for (int64_t block = 0; block < factor.lists->blocks; ++block) {
+    ListWork<T> work = block_work<T>(*factor.lists, block, row_begin, row_end);
+    work.x = x;
+    work.x_line = x_line;
+    work.y_row = shape.pitch;
+    work.y_line = shape.line * kernels<T>().lanes;
+    work.lines = shape.lines;
+    work.line = shape.line;
+    kernels<T>().gather(work, factor.values, nullptr, block > 0, y);
+  }
+}
+
+template <typename T>
+void compute_inner(const Inner<T>& inner, const T* x, int64_t x_line, int64_t row_begin,
+                   int64_t row_end, const Parallel& parallel, T* y) {
+  over_rows(*inner.factor.lists, row_begin, row_end, parallel, [&](int64_t begin, int64_t end) {
+    apply_blocks(inner.factor, x, x_line, inner, begin, end,
+                 y + (begin - row_begin) * inner.pitch);
+  });
+}
+
+// The grid of a tile, of which a last one may use fewer lines.
+template <typename T>
+ListWork<T> grid_work(ListWork<T> work, const Tiling& t, const Tile& tile) {
+  work.y_row = t.grid_pitch;
+  work.y_line = t.line * t.lanes;
+  work.lines = t.kind == Lanes::kTaps ? 1 : tile.rows;
+  work.line = t.line;
+  return work;
+}
+
+// Rows that one step of an inner factor brings into being for block `block` of the outer lists.
+int64_t block_begin(const RowLists& lists, int64_t inner_rows, int64_t block) {
+  return std::min(inner_rows, block * lists.block_planes);
+}
+
+template <typename T>
+T* pack_source(const Sweep& sweep, const Tiling& t, const Tile& tile, const Planes& planes,
+               MapView<const T> source, Buffer<T>* buffer, const Parallel& parallel) {
+  T* packed = buffer->reserve(planes.count * t.plane);
+  in_parts(planes.count, parallel, [&](int64_t begin, int64_t end) {
+    pack_planes(sweep, t, tile, source, planes, begin, end, packed);
+  });
+  return packed;
+}
+
+template <typename T>
+void gather_tile(const GatherPass<T>& pass, const Tile& tile, const Parallel& parallel) {
+  const Tiling& t = pass.tiling;
+  const RowLists& lists = *pass.factor.lists;
+  Scratch<T>& own = scratch<T>();
+  const T* packed = pack_source(pass.sweep, t, tile, *pass.planes, pass.source, &own.source,
+                                parallel);
+  T* y = own.out.reserve(lists.rows * t.grid_pitch);
+  const auto step = [&](const T* x, int64_t block, int64_t begin, int64_t end) {
+    ListWork<T> work = grid_work(block_work<T>(lists, block, begin, end), t, tile);
+    work.x = x;
+    work.x_line = pass.x_line;
+    kernels<T>().gather(work, pass.factor.values, pass.bias, block > 0, y + begin * t.grid_pitch);
+  };
+  const auto write = [&](int64_t begin, int64_t end) {
+    unpack_rows(pass.sweep, t, tile, y + begin * t.grid_pitch, begin, end, pass.out);
+  };
+  if (pass.inner.factor.lists == nullptr) {
+    over_rows(lists, 0, lists.rows, parallel, [&](int64_t begin, int64_t end) {
+      for (int64_t block = 0; block < lists.blocks; ++block) step(packed, block, begin, end);
+      write(begin, end);
+    });
+    return;
+  }
+  const int64_t inner_rows = pass.inner.factor.lists->rows;
+  T* inner = own.inner.reserve(std::min(inner_rows, lists.block_planes) * pass.inner.pitch);
+  for (int64_t block = 0; block < lists.blocks; ++block) {
+    compute_inner(pass.inner, packed, t.source_line, block_begin(lists, inner_rows, block),
+                  block_begin(lists, inner_rows, block + 1), parallel, inner);
+    over_rows(lists, 0, lists.rows, parallel, [&](int64_t begin, int64_t end) {
+      step(inner, block, begin, end);
+      if (block + 1 == lists.blocks) write(begin, end);
+    });
+  }
+}
+
+template <typename T>
+void correlate_tile(const CorrelatePass<T>& pass, const Tile& tile, const Parallel& parallel,
+                    T* sums) {
+  const Tiling& t = pass.tiling;
+  const RowLists& lists = *pass.lists;
+  Scratch<T>& own = scratch<T>();
+  const T* packed = pack_source(pass.sweep, t, tile, *pass.planes, pass.source, &own.source,
+                                parallel);
+  T* grad = own.grad.reserve(pass.grad_channels * t.grid_pitch);
+  in_parts(pass.grad_channels, parallel, [&](int64_t begin, int64_t end) {
+    pack_grid(pass.sweep, t, tile, pass.grad, begin, end, grad);
+  });
+  // Rows begin .. end - 1 of block `block`, of which y's first is `origin`.
+  const auto step = [&](const T* x, int64_t x_line, const T* y, int64_t origin, int64_t block,
+                        int64_t begin, int64_t end) {
+    ListWork<T> work = grid_work(block_work<T>(lists, block, begin, end), t, tile);
+    work.x = x;
+    work.x_line = x_line;
+    kernels<T>().correlate(work, y + (begin - origin) * t.grid_pitch, sums);
+  };
+  const int64_t grid_line = t.line * t.lanes;
+  if (pass.inner_source.factor.lists != nullptr) {
+    const int64_t inner_rows = pass.inner_source.factor.lists->rows;
+    T* inner =
+        own.inner.reserve(std::min(inner_rows, lists.block_planes) * pass.inner_source.pitch);
+    for (int64_t block = 0; block < lists.blocks; ++block) {
+      compute_inner(pass.inner_source, packed, t.source_line,
+                    block_begin(lists, inner_rows, block),
+                    block_begin(lists, inner_rows, block + 1), parallel, inner);
+      over_rows(lists, 0, lists.rows, parallel, [&](int64_t begin, int64_t end) {
+        step(inner, grid_line, grad, 0, block, begin, end);
+      });
+    }
+  } else if (pass.inner_grad.factor.lists != nullptr) {
+    // Gradient rows in portions that stay in the second cache until they are used.
+    constexpr int64_t kPortion = 64;
+    T* inner = own.inner.reserve(std::min(lists.rows, kPortion) * t.grid_pitch);
+    for (int64_t first = 0; first < lists.rows; first += kPortion) {
+      const int64_t last = std::min(lists.rows, first + kPortion);
+      compute_inner(pass.inner_grad, static_cast<const T*>(grad), grid_line, first, last, parallel,
+                    inner);
+      over_rows(lists, first, last, parallel, [&](int64_t begin, int64_t end) {
+        for (int64_t block = 0; block < lists.blocks; ++block) {
+          step(packed, t.source_line, inner, first, block, begin, end);
+        }
+      });
+    }
+  } else {
+    over_rows(lists, 0, lists.rows, parallel, [&](int64_t begin, int64_t end) {
+      for (int64_t block = 0; block < lists.blocks; ++block) {
+        step(packed, t.source_line, grad, 0, block, begin, end);
+      }
+    });
+  }
+}
+
+// out[value of entry k] += the chunks' sums of k, added in chunk order.
+template <typename T>
+void reduce_chunks(const RowLists& lists, const T* sums, int64_t chunks, bool shared, T* out,
+                   const Parallel& parallel) {
+  const int32_t* value = lists.values_in_order ? nullptr : lists.value.data();
+  const auto add = [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) {
+      T sum = sums[k];
+      for (int64_t chunk = 1; chunk < chunks; ++chunk) sum += sums[chunk * lists.entries + k];
+      out[value ? value[k] : k] += sum;
+    }
+  };
+  if (shared) {
+    add(0, lists.entries);
+  } else {
+    in_parts(lists.entries, parallel, add);
+  }
 }
 
 }  // namespace
@@ -119,47 +253,37 @@ Factor<T> make_factor(const RowLists& lists, const T* values, Buffer<T>* ordered
 
 template <typename T>
 void run_gather(const GatherPass<T>& pass, const Parallel& parallel) {
-  const RowLists& lists = *pass.factor.lists;
-  require_reachable(pass.source_channels, pass.tiling.pitch);
-  if (pass.inner.lists != nullptr) require_reachable(pass.inner.lists->rows, pass.inner_pitch);
-  // Splitting a tile's rows repeats the inner product, so a pass that has one is never split.
   const int64_t tiles = pass.tiling.tiles();
-  const int64_t splits =
-      pass.inner.lists != nullptr ? 1 : splits_for(tiles, lists.rows, parallel.threads);
-  parallel.for_each(tiles * splits, [&](int64_t task) {
-    const Tile tile = tile_at(pass.tiling, pass.sweep, pass.batch, task / splits);
-    const int64_t begin = split_row(lists, task % splits, splits);
-    const int64_t end = split_row(lists, task % splits + 1, splits);
-    if (begin < end) gather_tile(pass, tile, begin, end);
-  });
+  const auto tile = [&](int64_t i) { return tile_at(pass.tiling, pass.sweep, pass.batch, i); };
+  if (tiles_suffice(tiles, parallel.threads)) {
+    parallel.for_each(tiles, [&](int64_t i) { gather_tile(pass, tile(i), kAlone); });
+  } else {
+    for (int64_t i = 0; i < tiles; ++i) gather_tile(pass, tile(i), parallel);
+  }
 }
 
 template <typename T>
 void run_correlate(const CorrelatePass<T>& pass, const Parallel& parallel) {
   const RowLists& lists = *pass.lists;
-  require_reachable(pass.source_channels, pass.tiling.pitch);
-  require_reachable(pass.grad_channels, pass.grad_pitch);
-  if (pass.inner_source.lists != nullptr) {
-    require_reachable(pass.inner_source.lists->rows, pass.grad_pitch);
-  }
   const int64_t tiles = pass.tiling.tiles();
-  const int64_t chunks = std::min(tiles, parallel.threads);
-  // Entries of different rows may share an output (filter bases), so only plain passes are split.
-  const int64_t splits =
-      lists.values_in_order ? splits_for(tiles, lists.rows, parallel.threads) : 1;
-  thread_local Buffer<T> partial_buffer;
-  T* partial = chunks == 1 ? pass.out : partial_buffer.reserve(chunks * pass.out_count);
-  std::fill(partial, partial + chunks * pass.out_count, T(0));
-  parallel.for_each(chunks * splits, [&](int64_t task) {
-    const int64_t chunk = task / splits;
-    const int64_t begin = split_row(lists, task % splits, splits);
-    const int64_t end = split_row(lists, task % splits + 1, splits);
+  const bool own_tiles = tiles_suffice(tiles, parallel.threads);
+  const int64_t chunks = own_tiles ? std::min(tiles, parallel.threads) : 1;
+  thread_local Buffer<T> sums_buffer;
+  T* sums = sums_buffer.reserve(chunks * lists.entries);
+  std::fill(sums, sums + chunks * lists.entries, T(0));
+  const auto run = [&](int64_t chunk, const Parallel& within) {
     for (int64_t i = tiles * chunk / chunks; i < tiles * (chunk + 1) / chunks; ++i) {
       const Tile tile = tile_at(pass.tiling, pass.sweep, pass.batch, i);
-      correlate_tile(pass, tile, begin, end, partial + chunk * pass.out_count);
+      correlate_tile(pass, tile, within, sums + chunk * lists.entries);
     }
-  });
-  if (chunks > 1) reduce_chunks(partial, chunks, pass.out_count, pass.out, parallel);
+  };
+  if (own_tiles) {
+    parallel.for_each(chunks, [&](int64_t chunk) { run(chunk, kAlone); });
+  } else {
+    run(0, parallel);
+  }
+  std::fill(pass.out, pass.out + pass.out_count, T(0));
+  reduce_chunks(lists, sums, chunks, pass.shared_values, pass.out, parallel);
 }
 
 #define FBCONV_INSTANTIATE(T)                                               \

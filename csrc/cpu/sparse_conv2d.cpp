@@ -1,61 +1,150 @@
 #include <algorithm>
 
+#include "linear_view.h"
 #include "ops.h"
 #include "passes.h"
+#include "plan_cache.h"
 
 namespace fbconv {
 namespace {
 
+// A masked convolution, or its adjoint, made ready to run.
+struct SparsePlan {
+  Sweep sweep;
+  Tiling tiling;
+  Planes planes;
+  RowLists lists;
+
+  int64_t bytes() const {
+    return 12 * (lists.entries + lists.rows * lists.blocks) +
+           static_cast<int64_t>(sizeof(Plane)) * planes.count;
+  }
+};
+
+PlanKey key_of(const ConvGeometry& g, const PatternView& p, int64_t element_size, int64_t lanes,
+               int64_t threads) {
+  return {p.content, g, 0, 0, 0, p.nnz, element_size, lanes, threads};
+}
+
+void finish_plan(const EntryLists& entries, int64_t element_size, SparsePlan* plan) {
+  const Tiling& t = plan->tiling;
+  require_reachable(plan->planes.count, t.plane);
+  const int64_t per = planes_per_block(plan->planes.count, step_bytes(plan->sweep, t, element_size),
+                                       entries.rows, entries.entries);
+  make_blocks(entries, plan->planes.count, per, t.plane, false, &plan->lists);
+}
+
+void make_forward_plan(const ConvGeometry& g, const PatternView& p, int64_t element_size,
+                       int64_t lanes, int64_t threads, SparsePlan* plan) {
+  plan->sweep = forward_sweep(g);
+  const Workload work{g.batch, g.in_channels, p.nnz,  0,
+                      g.out_channels, element_size, lanes, threads};
+  plan->tiling = make_tiling(plan->sweep, work, choose_lanes(plan->sweep, work));
+  EntryLists entries;
+  make_forward_lists(g, p, plan->tiling, &entries, &plan->planes);
+  finish_plan(entries, element_size, plan);
+}
+
+void make_adjoint_plan(const ConvGeometry& g, const PatternView& p, int64_t element_size,
+                       int64_t lanes, int64_t threads, SparsePlan* plan) {
+  plan->sweep = adjoint_sweep(g);
+  const Workload work{g.batch,
+                      g.out_channels,
+                      p.nnz,
+                      0,
+                      g.in_channels * plan->sweep.out_phases(),
+                      element_size,
+                      lanes,
+                      threads};
+  plan->tiling = make_tiling(plan->sweep, work, choose_lanes(plan->sweep, work));
+  EntryLists entries;
+  make_adjoint_lists(g, p, plan->sweep, plan->tiling, &entries, &plan->planes);
+  finish_plan(entries, element_size, plan);
+}
+
+template <typename Pass>
+void set_tiles(const SparsePlan& plan, int64_t batch, Pass* pass) {
+  pass->sweep = plan.sweep;
+  pass->tiling = plan.tiling;
+  pass->batch = batch;
+  pass->planes = &plan.planes;
+}
+
 template <typename T>
-Tiling tile_for(const Sweep& sweep, int64_t batch, int64_t source_channels, int64_t out_rows,
-                const Parallel& parallel) {
-  return make_tiling(sweep, batch, source_channels * sweep.source_phases() + out_rows, sizeof(T),
-                     kernels<T>().lanes, parallel.threads);
+std::shared_ptr<const SparsePlan> forward_plan(const ConvGeometry& g, const PatternView& p,
+                                               const Parallel& parallel) {
+  static PlanCache<SparsePlan> cache;
+  const int64_t lanes = kernels<T>().lanes;
+  return cache.get(key_of(g, p, sizeof(T), lanes, parallel.threads), [&](SparsePlan* plan) {
+    make_forward_plan(g, p, sizeof(T), lanes, parallel.threads, plan);
+  });
+}
+
+template <typename T>
+std::shared_ptr<const SparsePlan> adjoint_plan(const ConvGeometry& g, const PatternView& p,
+                                               const Parallel& parallel) {
+  static PlanCache<SparsePlan> cache;
+  const int64_t lanes = kernels<T>().lanes;
+  return cache.get(key_of(g, p, sizeof(T), lanes, parallel.threads), [&](SparsePlan* plan) {
+    make_adjoint_plan(g, p, sizeof(T), lanes, parallel.threads, plan);
+  });
 }
 
 }  // namespace
 
 template <typename T>
-void sparse_conv2d(const ConvGeometry& g, const PatternView& p, MapView<const T> input,
+void sparse_conv2d(const ConvGeometry& geometry, const PatternView& p, MapView<const T> input,
                    const T* values, const T* bias, MapView<T> output, const Parallel& parallel) {
+  const ConvGeometry g = rows_as_images(geometry);
   if (g.batch == 0) return;
-  thread_local RowLists lists;
-  const Sweep sweep = forward_sweep(g);
-  const Tiling tiling = tile_for<T>(sweep, g.batch, g.in_channels, g.out_channels, parallel);
-  make_forward_lists(g, p, sweep, tiling, &lists);
-  run_gather<T>({sweep, tiling, g.batch, g.in_channels, input, output, {&lists, values}, bias},
-                parallel);
-}
-
-template <typename T>
-void sparse_conv2d_grad_input(const ConvGeometry& g, const PatternView& p, MapView<const T> grad,
-                              const T* values, MapView<T> grad_input, const Parallel& parallel) {
-  if (g.batch == 0) return;
-  thread_local RowLists lists;
   thread_local Buffer<T> ordered;
-  const Sweep sweep = adjoint_sweep(g);
-  const Tiling tiling =
-      tile_for<T>(sweep, g.batch, g.out_channels, g.in_channels * sweep.out_phases(), parallel);
-  make_adjoint_lists(g, p, sweep, tiling, &lists);
-  run_gather<T>({sweep, tiling, g.batch, g.out_channels, grad, grad_input,
-                 make_factor(lists, values, &ordered)},
-                parallel);
+  const auto plan = forward_plan<T>(g, p, parallel);
+  GatherPass<T> pass;
+  set_tiles(*plan, g.batch, &pass);
+  pass.source = rows_as_images(geometry, input);
+  pass.out = rows_as_images(geometry, output);
+  pass.factor = make_factor(plan->lists, values, &ordered);
+  pass.bias = bias;
+  pass.x_line = plan->tiling.source_line;
+  run_gather(pass, parallel);
 }
 
 template <typename T>
-void sparse_conv2d_grad_values(const ConvGeometry& g, const PatternView& p, MapView<const T> grad,
-                               MapView<const T> input, T* grad_values, const Parallel& parallel) {
+void sparse_conv2d_grad_input(const ConvGeometry& geometry, const PatternView& p,
+                              MapView<const T> grad, const T* values, MapView<T> grad_input,
+                              const Parallel& parallel) {
+  const ConvGeometry g = rows_as_images(geometry);
+  if (g.batch == 0) return;
+  thread_local Buffer<T> ordered;
+  const auto plan = adjoint_plan<T>(g, p, parallel);
+  GatherPass<T> pass;
+  set_tiles(*plan, g.batch, &pass);
+  pass.source = rows_as_images(geometry, grad);
+  pass.out = rows_as_images(geometry, grad_input);
+  pass.factor = make_factor(plan->lists, values, &ordered);
+  pass.x_line = plan->tiling.source_line;
+  run_gather(pass, parallel);
+}
+
+template <typename T>
+void sparse_conv2d_grad_values(const ConvGeometry& geometry, const PatternView& p,
+                               MapView<const T> grad, MapView<const T> input, T* grad_values,
+                               const Parallel& parallel) {
+  const ConvGeometry g = rows_as_images(geometry);
   if (g.batch == 0) {
     std::fill(grad_values, grad_values + p.nnz, T(0));
     return;
   }
-  thread_local RowLists lists;
-  const Sweep sweep = forward_sweep(g);
-  const Tiling tiling = tile_for<T>(sweep, g.batch, g.in_channels, g.out_channels, parallel);
-  make_forward_lists(g, p, sweep, tiling, &lists);
-  run_correlate<T>({sweep, tiling, g.batch, g.in_channels, g.out_channels, input, grad, &lists,
-                    grad_values, p.nnz, odd_pitch(tiling.positions, kernels<T>().lanes)},
-                   parallel);
+  const auto plan = forward_plan<T>(g, p, parallel);
+  CorrelatePass<T> pass;
+  set_tiles(*plan, g.batch, &pass);
+  pass.grad_channels = g.out_channels;
+  pass.source = rows_as_images(geometry, input);
+  pass.grad = rows_as_images(geometry, grad);
+  pass.lists = &plan->lists;
+  pass.out = grad_values;
+  pass.out_count = p.nnz;
+  run_correlate(pass, parallel);
 }
 
 #define FBCONV_INSTANTIATE(T)                                                               \

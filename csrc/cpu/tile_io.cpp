@@ -1,6 +1,7 @@
 #include "tile_io.h"
 
 #include <algorithm>
+#include <vector>
 
 namespace fbconv {
 namespace {
@@ -8,16 +9,65 @@ namespace {
 // The part of a phase's rows or columns that lies inside the map: elements first .. last - 1 of a
 // run that starts at `begin`, and the coordinate of the first.
 struct Span {
-  int64_t begin, first, last, coordinate;
+  int64_t begin, length, first, last, coordinate;
   int64_t count() const { return last - first; }
   int64_t before() const { return first - begin; }
+  bool whole() const { return count() == length; }
 };
 
 Span clip(const Axis& axis, int64_t phase, int64_t begin, int64_t count) {
-  Span span{begin, 0, 0, 0};
+  Span span{begin, count, 0, 0, 0};
   axis.clip(phase, begin, begin + count, &span.first, &span.last);
   span.coordinate = axis.coordinate(span.first, phase);
   return span;
+}
+
+// What one list of a tile shows of a map: the lines and columns that lie inside it, and how far
+// apart neighbours are in the map.
+template <typename T>
+struct Window {
+  Span h, w;
+  T* first;  // of the tile's first image
+  int64_t row_step, column_step, image_step;
+
+  int64_t points() const { return h.count() * w.count(); }
+  bool empty() const { return points() == 0; }
+  // Rows follow each other in the map without a gap.
+  bool dense() const { return column_step == 1 && (row_step == w.count() || h.count() == 1); }
+};
+
+template <typename T>
+Window<T> window(const Span& h, const Span& w, const SweepAxis& axis_h, const SweepAxis& axis_w,
+                 bool source, MapView<T> map, const Tile& tile, int64_t channel) {
+  const int64_t step_h = source ? axis_h.source.step : axis_h.out.step;
+  const int64_t step_w = source ? axis_w.source.step : axis_w.out.step;
+  T* first = map.data + tile.image * map.batch_stride + channel * map.channel_stride;
+  if (h.count() > 0 && w.count() > 0) {
+    first += h.coordinate * map.row_stride + w.coordinate * map.column_stride;
+  }
+  return {h, w, first, step_h * map.row_stride, step_w * map.column_stride, map.batch_stride};
+}
+
+template <typename T>
+Window<const T> source_window(const Sweep& sweep, const Tiling& t, const Tile& tile,
+                              MapView<const T> map, const Plane& plane) {
+  const int64_t row = sweep.h.first + tile.row - sweep.h.lead + plane.shift_h;
+  const int64_t column = sweep.w.first - sweep.w.lead + plane.shift_w;
+  const int64_t rows = t.copies_rows() ? tile.rows : tile.rows + sweep.h.reach;
+  const int64_t columns = t.copies_columns() ? sweep.w.grid : sweep.w.grid + sweep.w.reach;
+  return window(clip(sweep.h.source, plane.phase_h, row, rows),
+                clip(sweep.w.source, plane.phase_w, column, columns), sweep.h, sweep.w, true, map,
+                tile, plane.channel);
+}
+
+// A phase of the out map at the tile's grid points.
+template <typename T>
+Window<T> out_window(const Sweep& sweep, const Tile& tile, MapView<T> map, int64_t channel,
+                     int64_t phase) {
+  const int64_t phases_w = sweep.w.out.phases;
+  return window(clip(sweep.h.out, phase / phases_w, sweep.h.first + tile.row, tile.rows),
+                clip(sweep.w.out, phase % phases_w, sweep.w.first, sweep.w.grid), sweep.h, sweep.w,
+                false, map, tile, channel);
 }
 
 template <typename T>
@@ -25,109 +75,270 @@ void zero(T* data, int64_t count) {
   std::fill(data, data + count, T(0));
 }
 
-// One plane of rows x width: what lies inside the map is copied, the rest is zero.
-template <typename T>
-void pack_plane(const KernelTable<T>& kernels, const Span& h, const Span& w, int64_t rows,
-                int64_t width, const T* from, int64_t from_row, int64_t from_column, T* plane) {
-  if (h.count() == 0 || w.count() == 0) {
-    zero(plane, rows * width);
-    return;
-  }
-  T* inside = plane + h.before() * width;
-  zero(plane, h.before() * width);
-  const int64_t right = width - w.before() - w.count();
-  if (right > 0 || w.before() > 0) {
-    for (int64_t r = 0; r < h.count(); ++r) {
-      zero(inside + r * width, w.before());
-      zero(inside + r * width + width - right, right);
+// Bits of the lanes of a line whose columns lie inside the map.
+void line_masks(const Span& w, int64_t lanes, int64_t vectors, uint16_t* mask) {
+  for (int64_t v = 0; v < vectors; ++v) {
+    mask[v] = 0;
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      const int64_t column = v * lanes + lane - w.before();
+      if (column >= 0 && column < w.count()) mask[v] |= static_cast<uint16_t>(1u << lane);
     }
   }
-  kernels.copy(inside + w.before(), width, 1, from, from_row, from_column, h.count(), w.count());
-  zero(inside + h.count() * width, (rows - h.before() - h.count()) * width);
+}
+
+// The same for all points of a window, row after row without a gap.
+void point_masks(const Span& h, const Span& w, int64_t lanes, int64_t vectors, uint16_t* mask) {
+  std::fill(mask, mask + vectors, uint16_t{0});
+  for (int64_t r = h.before(); r < h.before() + h.count(); ++r) {
+    for (int64_t c = w.before(); c < w.before() + w.count(); ++c) {
+      const int64_t point = r * w.length + c;
+      mask[point / lanes] |= static_cast<uint16_t>(1u << point % lanes);
+    }
+  }
+}
+
+// Masks of windows that differ only in their channel, kept while a tile is packed.
+class Masks {
+ public:
+  Masks(int64_t windows, int64_t vectors)
+      : vectors_(vectors), known_(windows, false), bits_(windows * vectors) {}
+
+  template <typename Fill>
+  const uint16_t* of(int64_t number, const Fill& fill) {
+    uint16_t* mask = bits_.data() + number * vectors_;
+    if (!known_[number]) fill(mask);
+    known_[number] = true;
+    return mask;
+  }
+
+ private:
+  int64_t vectors_;
+  std::vector<bool> known_;
+  std::vector<uint16_t> bits_;
+};
+
+// Lines of pixels: `line` elements apart in the tile, of which `lines` are there.
+template <typename T>
+void pack_lines(const KernelTable<T>& k, const Window<const T>& from, const uint16_t* mask,
+                int64_t vectors, int64_t line, int64_t size, T* to) {
+  if (from.empty()) return zero(to, size);
+  zero(to, from.h.before() * line);
+  T* inside = to + from.h.before() * line;
+  const int64_t count = from.h.count();
+  T* end = inside + count * line;
+  if (from.column_step == 1) {
+    const T* row = from.first - from.w.before();
+    for (int64_t r = 0; r < count; ++r) {
+      k.copy_masked(inside + r * line, row + r * from.row_step, mask, vectors);
+    }
+  } else {
+    zero(inside, count * line);
+    k.copy(inside + from.w.before(), line, 1, from.first, from.row_step, from.column_step, count,
+           from.w.count());
+  }
+  zero(end, to + size - end);
+}
+
+// All points of every image, row after row, each image from a whole vector on.
+template <typename T>
+void pack_points(const KernelTable<T>& k, const Window<const T>& from, const uint16_t* mask,
+                 int64_t images, int64_t vectors, int64_t size, T* to) {
+  const int64_t width = from.w.length, image_size = vectors * k.lanes;
+  if (from.empty()) return zero(to, size);
+  // A shift along a row of the window is one along the map if their rows are equally long.
+  const bool flat = from.column_step == 1 && from.row_step == width;
+  if (!flat) zero(to, images * image_size);
+  for (int64_t image = 0; image < images; ++image, to += image_size, size -= image_size) {
+    const T* first = from.first + image * from.image_step;
+    const int64_t start = from.h.before() * width + from.w.before();
+    if (flat) {
+      k.copy_masked(to, first - start, mask, vectors);
+    } else {
+      k.copy(to + start, width, 1, first, from.row_step, from.column_step, from.h.count(),
+             from.w.count());
+    }
+  }
+  zero(to, size);
+}
+
+// One lane per image; `line` elements between lines.
+template <typename T>
+void pack_lanes(const KernelTable<T>& k, const Window<const T>& from, int64_t images, int64_t line,
+                int64_t size, T* to) {
+  if (from.empty()) return zero(to, size);
+  if (!from.h.whole() || !from.w.whole() || images < k.lanes || from.column_step != 1) {
+    zero(to, size);
+  }
+  T* inside = to + from.h.before() * line + from.w.before() * k.lanes;
+  if (from.dense()) {
+    k.pack_images(inside, from.w.count(), line, from.first, from.image_step, images, from.points());
+  } else if (from.column_step == 1) {
+    for (int64_t r = 0; r < from.h.count(); ++r) {
+      k.pack_images(inside + r * line, from.w.count(), line, from.first + r * from.row_step,
+                    from.image_step, images, from.w.count());
+    }
+  } else {
+    for (int64_t image = 0; image < images; ++image) {
+      k.copy(inside + image, line, k.lanes, from.first + image * from.image_step, from.row_step,
+             from.column_step, from.h.count(), from.w.count());
+    }
+  }
+}
+
+// Channels are neighbours in memory (channels_last, linear layers): a pixel of many at once.
+template <typename T>
+void pack_channel_run(const KernelTable<T>& k, const Window<const T>& from, int64_t images,
+                      int64_t line, int64_t pitch, int64_t run, T* to) {
+  if (!from.h.whole() || !from.w.whole()) zero(to, run * pitch);
+  for (int64_t r = 0; r < from.h.count(); ++r) {
+    for (int64_t c = 0; c < from.w.count(); ++c) {
+      k.pack_images(
+          to + (from.h.before() + r) * line + (from.w.before() + c) * k.lanes, 1, pitch,
+          from.first + r * from.row_step + c * from.column_step, from.image_step, images, run);
+    }
+  }
+}
+
+// How many of the planes from `begin` on differ only in that each is of the next channel.
+int64_t channel_run(const Plane* planes, int64_t begin, int64_t end) {
+  int64_t last = begin + 1;
+  while (last < end && planes[last].number == planes[begin].number &&
+         planes[last].channel == planes[last - 1].channel + 1) {
+    ++last;
+  }
+  return last - begin;
+}
+
+template <typename T>
+void unpack_window(const KernelTable<T>& k, const Tiling& t, const Tile& tile, const T* from,
+                   const Window<T>& to) {
+  if (to.empty()) return;
+  const int64_t line = t.line * t.lanes, rows = to.h.count(), columns = to.w.count();
+  if (t.kind == Lanes::kImages) {
+    const T* inside = from + to.h.before() * line + to.w.before() * t.lanes;
+    if (to.dense()) {
+      k.unpack_images(to.first, to.image_step, tile.images, inside, columns, line, to.points());
+      return;
+    }
+    for (int64_t r = 0; r < rows && to.column_step == 1; ++r) {
+      k.unpack_images(to.first + r * to.row_step, to.image_step, tile.images, inside + r * line,
+                      columns, line, columns);
+    }
+    for (int64_t image = 0; image < tile.images && to.column_step != 1; ++image) {
+      k.copy(to.first + image * to.image_step, to.row_step, to.column_step, inside + image, line,
+             t.lanes, rows, columns);
+    }
+    return;
+  }
+  const bool points = t.kind == Lanes::kTaps;
+  const int64_t from_line = points ? to.w.length : line;
+  const int64_t image_size = points ? t.line / t.images * t.lanes : 0;
+  for (int64_t image = 0; image < tile.images; ++image) {
+    const T* inside = from + image * image_size + to.h.before() * from_line + to.w.before();
+    T* first = to.first + image * to.image_step;
+    if (to.dense() && from_line == columns) {
+      k.copy(first, 0, 1, inside, 0, 1, 1, to.points());
+    } else {
+      k.copy(first, to.row_step, to.column_step, inside, from_line, 1, rows, columns);
+    }
+  }
 }
 
 }  // namespace
 
 template <typename T>
-void pack_source(const KernelTable<T>& kernels, const Sweep& sweep, const Tiling& t,
-                 const Tile& tile, MapView<const T> source, int64_t channels, T* packed) {
-  const Axis &axis_h = sweep.h.source, &axis_w = sweep.w.source;
-  const int64_t first_row = sweep.h.first + tile.row - sweep.h.lead;
-  const int64_t first_column = sweep.w.first - sweep.w.lead;
-  const int64_t image_plane = t.source_rows * t.width;
-  for (int64_t phase_h = 0; phase_h < axis_h.phases; ++phase_h) {
-    const Span h = clip(axis_h, phase_h, first_row, tile.rows + sweep.h.reach);
-    for (int64_t phase_w = 0; phase_w < axis_w.phases; ++phase_w) {
-      const Span w = clip(axis_w, phase_w, first_column, t.width);
-      T* plane = packed + (phase_h * axis_w.phases + phase_w) * t.plane;
-      for (int64_t channel = 0; channel < channels; ++channel) {
-        for (int64_t image = 0; image < tile.images; ++image) {
-          const T* from = source.data + (tile.image + image) * source.batch_stride +
-                          channel * source.channel_stride + h.coordinate * source.row_stride +
-                          w.coordinate * source.column_stride;
-          pack_plane(kernels, h, w, t.source_rows, t.width, from, axis_h.step * source.row_stride,
-                     axis_w.step * source.column_stride,
-                     plane + channel * t.pitch + image * image_plane);
-        }
-        T* end = plane + channel * t.pitch + tile.images * image_plane;
-        zero(end, (t.images - tile.images) * image_plane);
+void pack_planes(const Sweep& sweep, const Tiling& t, const Tile& tile, MapView<const T> source,
+                 const Planes& planes, int64_t begin, int64_t end, T* packed) {
+  const KernelTable<T>& k = kernels<T>();
+  const bool points = t.kind == Lanes::kTaps;
+  const int64_t width = t.copies_columns() ? sweep.w.grid : sweep.w.grid + sweep.w.reach;
+  const int64_t vectors = points ? t.line / t.images : (width + t.lanes - 1) / t.lanes;
+  const Plane* list = planes.list.data();
+  int64_t numbers = 0;
+  for (int64_t i = begin; i < end; ++i) numbers = std::max<int64_t>(numbers, list[i].number + 1);
+  Masks masks(numbers, vectors);
+  for (int64_t i = begin; i < end; ++i) {
+    T* to = packed + i * t.plane;
+    const Window<const T> from = source_window<T>(sweep, t, tile, source, list[i]);
+    const auto mask = [&] {
+      return masks.of(list[i].number, [&](uint16_t* bits) {
+        points ? point_masks(from.h, from.w, t.lanes, vectors, bits)
+               : line_masks(from.w, t.lanes, vectors, bits);
+      });
+    };
+    if (points) {
+      pack_points(k, from, mask(), tile.images, vectors, t.plane, to);
+    } else if (t.kind != Lanes::kImages) {
+      pack_lines(k, from, mask(), vectors, t.source_line, t.plane, to);
+    } else if (source.channel_stride == 1 && !from.empty()) {
+      const int64_t run = channel_run(list, i, end);
+      pack_channel_run(k, from, tile.images, t.source_line, t.plane, run, to);
+      i += run - 1;
+    } else {
+      pack_lanes(k, from, tile.images, t.source_line, t.plane, to);
+    }
+  }
+}
+
+template <typename T>
+void pack_grid(const Sweep& sweep, const Tiling& t, const Tile& tile, MapView<const T> map,
+               int64_t begin, int64_t end, T* packed) {
+  const KernelTable<T>& k = kernels<T>();
+  const bool points = t.kind == Lanes::kTaps;
+  const int64_t vectors = points ? t.line / t.images : t.line;
+  Masks masks(1, vectors);
+  for (int64_t channel = begin; channel < end; ++channel) {
+    T* to = packed + channel * t.grid_pitch;
+    const Window<const T> from = out_window(sweep, tile, map, channel, 0);
+    const auto mask = [&] {
+      return masks.of(0, [&](uint16_t* bits) {
+        points ? point_masks(from.h, from.w, t.lanes, vectors, bits)
+               : line_masks(from.w, t.lanes, vectors, bits);
+      });
+    };
+    const int64_t line = t.line * t.lanes;
+    if (points) {
+      pack_points(k, from, mask(), tile.images, vectors, t.grid_pitch, to);
+    } else if (t.kind != Lanes::kImages) {
+      pack_lines(k, from, mask(), vectors, line, t.grid_pitch, to);
+    } else if (map.channel_stride == 1) {
+      pack_channel_run(k, from, tile.images, line, t.grid_pitch, end - channel, to);
+      return;
+    } else {
+      pack_lanes(k, from, tile.images, line, t.grid_pitch, to);
+    }
+  }
+}
+
+template <typename T>
+void unpack_rows(const Sweep& sweep, const Tiling& t, const Tile& tile, const T* packed,
+                 int64_t begin, int64_t end, MapView<T> out) {
+  const KernelTable<T>& k = kernels<T>();
+  const int64_t phases = sweep.out_phases();
+  if (t.kind == Lanes::kImages && out.channel_stride == 1 && phases == 1) {
+    const Window<T> to = out_window(sweep, tile, out, begin, 0);
+    for (int64_t r = 0; r < to.h.count(); ++r) {
+      for (int64_t c = 0; c < to.w.count(); ++c) {
+        k.unpack_images(to.first + r * to.row_step + c * to.column_step, to.image_step,
+                        tile.images,
+                        packed + ((to.h.before() + r) * t.line + to.w.before() + c) * t.lanes, 1,
+                        t.grid_pitch, end - begin);
       }
     }
+    return;
   }
-  const int64_t used = sweep.source_phases() * t.plane;
-  for (int64_t channel = 0; channel < channels; ++channel) {
-    zero(packed + channel * t.pitch + used, t.pitch - used);
-  }
-}
-
-template <typename T>
-void pack_grid(const KernelTable<T>& kernels, const Sweep& sweep, const Tiling& t, const Tile& tile,
-               MapView<const T> map, int64_t channels, int64_t pitch, T* packed) {
-  const Span h{0, 0, tile.rows, tile.row}, w{0, 0, sweep.w.grid, 0};
-  const int64_t image_plane = t.source_rows * t.width;
-  for (int64_t channel = 0; channel < channels; ++channel) {
-    T* end = packed + channel * pitch;
-    for (int64_t image = 0; image < tile.images; ++image) {
-      const T* from = map.data + (tile.image + image) * map.batch_stride +
-                      channel * map.channel_stride + h.coordinate * map.row_stride;
-      // The last image of a tile has no rows below its grid rows.
-      const int64_t rows = image + 1 < t.images ? t.source_rows : t.rows;
-      pack_plane(kernels, h, w, rows, t.width, from, map.row_stride, map.column_stride, end);
-      end = packed + channel * pitch + image * image_plane + rows * t.width;
-    }
-    zero(end, packed + channel * pitch + t.positions - end);
+  for (int64_t row = begin; row < end; ++row, packed += t.grid_pitch) {
+    unpack_window(k, t, tile, packed, out_window(sweep, tile, out, row / phases, row % phases));
   }
 }
 
-template <typename T>
-void unpack_rows(const KernelTable<T>& kernels, const Sweep& sweep, const Tiling& t,
-                 const Tile& tile, const T* packed, int64_t pitch, int64_t row_begin,
-                 int64_t row_end, MapView<T> out) {
-  const Axis &axis_h = sweep.h.out, &axis_w = sweep.w.out;
-  const int64_t phases = sweep.out_phases(), image_plane = t.source_rows * t.width;
-  for (int64_t row = row_begin; row < row_end; ++row) {
-    const int64_t channel = row / phases, phase = row % phases;
-    const Span h = clip(axis_h, phase / axis_w.phases, sweep.h.first + tile.row, tile.rows);
-    const Span w = clip(axis_w, phase % axis_w.phases, sweep.w.first, sweep.w.grid);
-    if (h.count() == 0 || w.count() == 0) continue;
-    for (int64_t image = 0; image < tile.images; ++image) {
-      T* to = out.data + (tile.image + image) * out.batch_stride + channel * out.channel_stride +
-              h.coordinate * out.row_stride + w.coordinate * out.column_stride;
-      const T* from = packed + (row - row_begin) * pitch + image * image_plane +
-                      h.before() * t.width + w.before();
-      kernels.copy(to, axis_h.step * out.row_stride, axis_w.step * out.column_stride, from, t.width,
-                   1, h.count(), w.count());
-    }
-  }
-}
-
-#define FBCONV_INSTANTIATE(T)                                                                   \
-  template void pack_source<T>(const KernelTable<T>&, const Sweep&, const Tiling&, const Tile&, \
-                               MapView<const T>, int64_t, T*);                                  \
-  template void pack_grid<T>(const KernelTable<T>&, const Sweep&, const Tiling&, const Tile&,   \
-                             MapView<const T>, int64_t, int64_t, T*);                           \
-  template void unpack_rows<T>(const KernelTable<T>&, const Sweep&, const Tiling&, const Tile&, \
-                               const T*, int64_t, int64_t, int64_t, MapView<T>);
+#define FBCONV_INSTANTIATE(T)                                                                \
+  template void pack_planes<T>(const Sweep&, const Tiling&, const Tile&, MapView<const T>,   \
+                               const Planes&, int64_t, int64_t, T*);                         \
+  template void pack_grid<T>(const Sweep&, const Tiling&, const Tile&, MapView<const T>,     \
+                             int64_t, int64_t, T*);                                          \
+  template void unpack_rows<T>(const Sweep&, const Tiling&, const Tile&, const T*, int64_t,  \
+                               int64_t, MapView<T>);
 FBCONV_INSTANTIATE(float)
 FBCONV_INSTANTIATE(double)
 #undef FBCONV_INSTANTIATE

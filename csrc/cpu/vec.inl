@@ -1,0 +1,99 @@
+// The compiler's own vectors, as wide as this instruction set's registers: one source for all.
+
+template <typename T>
+struct Vec {
+  static constexpr int kLanes = FBCONV_VECTOR_BYTES / sizeof(T);
+  typedef T Type __attribute__((vector_size(FBCONV_VECTOR_BYTES)));
+  typedef T Loose __attribute__((vector_size(FBCONV_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+
+  static Type load(const T* p) { return *reinterpret_cast<const Loose*>(p); }
+  static void store(T* p, Type v) { *reinterpret_cast<Loose*>(p) = v; }
+
+  // Lanes without their bit are zero and not touched in memory.
+  static Type load_masked(const T* p, uint16_t mask) {
+    if (mask == kFull) return load(p);
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) {
+      return reinterpret_cast<Type>(_mm512_maskz_loadu_ps(mask, p));
+    } else {
+      return reinterpret_cast<Type>(_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), p));
+    }
+#else
+    T lane[kLanes];
+    for (int i = 0; i < kLanes; ++i) lane[i] = mask >> i & 1 ? p[i] : T(0);
+    return load(lane);
+#endif
+  }
+  static void store_masked(T* p, Type v, uint16_t mask) {
+    if (mask == kFull) return store(p, v);
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) {
+      _mm512_mask_storeu_ps(p, mask, reinterpret_cast<__m512>(v));
+    } else {
+      _mm512_mask_storeu_pd(p, static_cast<__mmask8>(mask), reinterpret_cast<__m512d>(v));
+    }
+#else
+    T lane[kLanes];
+    store(lane, v);
+    for (int i = 0; i < kLanes; ++i) {
+      if (mask >> i & 1) p[i] = lane[i];
+    }
+#endif
+  }
+
+  static T sum(Type v) {
+    T lane[kLanes];
+    store(lane, v);
+    for (int width = kLanes / 2; width > 0; width /= 2) {
+      for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
+    }
+    return lane[0];
+  }
+
+  // The sums of kLanes vectors' lanes as one vector; destroys them.
+  static Type sum_each(Type* v) {
+#pragma GCC unroll 4
+    for (int half = kLanes / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+      for (int i = 0; i < half; ++i) {
+        v[i] = zip<0>(v[i], v[i + half]) + zip<kLanes / 2>(v[i], v[i + half]);
+      }
+    }
+    return v[0];
+  }
+
+  // Lane i of vector j becomes lane j of vector i: perfect shuffles, log2 of them.
+  static void transpose(Type* v) {
+#pragma GCC unroll 4
+    for (int round = 1; round < kLanes; round *= 2) {
+      Type zipped[kLanes];
+#pragma GCC unroll 8
+      for (int i = 0; i < kLanes / 2; ++i) {
+        zipped[2 * i] = zip<0>(v[i], v[i + kLanes / 2]);
+        zipped[2 * i + 1] = zip<kLanes / 2>(v[i], v[i + kLanes / 2]);
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) v[i] = zipped[i];
+    }
+  }
+
+ private:
+  static constexpr uint16_t kFull = static_cast<uint16_t>((1u << kLanes) - 1);
+  using Lanes = std::make_integer_sequence<int, kLanes>;
+
+  // Lanes kFirst, kFirst + 1, ... of a and b in turn.
+  template <int kFirst>
+  static Type zip(Type a, Type b) {
+    return zip<kFirst>(a, b, Lanes());
+  }
+  template <int kFirst, int... I>
+  static Type zip(Type a, Type b, std::integer_sequence<int, I...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+    return __builtin_shufflevector(a, b, (kFirst + I / 2 + I % 2 * kLanes)...);
+#else
+    using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+    typedef Index Indices __attribute__((vector_size(FBCONV_VECTOR_BYTES)));
+    return __builtin_shuffle(a, b, Indices{(kFirst + I / 2 + I % 2 * kLanes)...});
+#endif
+  }
+};
