@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
 from operator import index
-from typing import Any, SupportsIndex
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -346,8 +346,10 @@ def _pairs(op: str, *options: _Pair) -> tuple[tuple[int, int], ...]:
 
 
 def _pair(op: str, name: str, option: _Pair) -> tuple[int, int]:
+    if type(option) is int:  # the usual case: asking a protocol costs more than the rest of a call
+        return (option, option)
     try:
-        pair = (option, option) if isinstance(option, SupportsIndex) else tuple(option)
+        pair = (option, option) if hasattr(option, "__index__") else tuple(option)
         if len(pair) == 2:
             return (index(pair[0]), index(pair[1]))
     except TypeError:

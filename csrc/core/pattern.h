@@ -23,9 +23,7 @@ constexpr int64_t kPatternHeader = 8;
 struct Fingerprint {
   uint64_t low = 0, high = 0;
   bool known() const { return (low | high) != 0; }
-  bool operator==(const Fingerprint& other) const {
-    return low == other.low && high == other.high;
-  }
+  bool operator==(const Fingerprint& other) const { return low == other.low && high == other.high; }
 };
 
 struct PatternView {
@@ -46,7 +44,7 @@ inline int64_t pattern_nnz(int64_t numel, int64_t rows, int64_t channels) {
 
 inline PatternView view_pattern(const int32_t* packed, int64_t rows, int64_t channels, int64_t taps,
                                 int64_t nnz) {
-  PatternView p{rows,    channels, taps,    nnz,    packed + kPatternHeader,
+  PatternView p{rows,    channels, taps,    nnz,     packed + kPatternHeader,
                 nullptr, nullptr,  nullptr, nullptr, {}};
   p.index = p.row_ptr + rows + 1;
   p.channel_ptr = p.index + nnz;
@@ -58,9 +56,9 @@ inline PatternView view_pattern(const int32_t* packed, int64_t rows, int64_t cha
 // What a pass is going to read, and hence what has to be true before a kernel may run.
 enum class PatternHalf { kForward, kTransposed };
 
-// Of the shape, the header and the words of one half: equal ones have equal fingerprints, different ones differ for all practical
-// purposes.  Reads as fast as memory delivers, so that what was derived from a pattern can be
-// looked up by its content in every call.
+// Of the shape, the header and the words of one half: equal ones have equal fingerprints, different
+// ones differ for all practical purposes.  Reads as fast as memory delivers, so that what was
+// derived from a pattern can be looked up by its content in every call.
 Fingerprint fingerprint(const PatternView& pattern, PatternHalf half);
 
 // Empty if the words that the pass reads are in range and in order, else what is wrong with them.

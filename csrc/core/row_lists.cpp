@@ -7,8 +7,12 @@
 namespace fbconv {
 namespace {
 
-constexpr int64_t kBlockBytes = 28 * 1024;  // of a first cache of 32 KB or more
-constexpr int64_t kRowEntries = 8;          // fewer in a block don't pay for another pass over y
+// A block may overflow a first cache of 32 or 48 KB: what the second delivers meanwhile costs less
+// than walking the rows more often.
+constexpr int64_t kBlockBytes = 60 * 1024;
+constexpr int64_t kRowEntries = 16;  // fewer in a block don't pay for another pass over y
+
+constexpr int64_t kFewVectors = 8;
 
 // A tap before lanes decide what of its shift is copied.
 struct TapPlace {
@@ -24,7 +28,8 @@ void make_taps(const ConvGeometry& g, const Tiling& t, const PlaceOf& place_of, 
   int32_t* offset = taps->offset.reserve(count);
   int32_t* out_phase = taps->out_phase.reserve(count);
   for (int64_t tap = 0; tap < count; ++tap) {
-    const TapPlace place = place_of(tap / g.kernel_w * g.dilation_h, tap % g.kernel_w * g.dilation_w);
+    const TapPlace place =
+        place_of(tap / g.kernel_w * g.dilation_h, tap % g.kernel_w * g.dilation_w);
     const int64_t copied_h = t.copies_rows() ? place.shift_h : 0;
     const int64_t copied_w = t.copies_columns() ? place.shift_w : 0;
     keys[tap] = {Key(place.phase_h, copied_h, place.phase_w, copied_w), static_cast<int32_t>(tap)};
@@ -55,8 +60,7 @@ void make_forward_taps(const ConvGeometry& g, const Tiling& t, TapTable* taps) {
   make_taps(g, t, place_of, taps);
 }
 
-void make_adjoint_taps(const ConvGeometry& g, const Sweep& sweep, const Tiling& t,
-                       TapTable* taps) {
+void make_adjoint_taps(const ConvGeometry& g, const Sweep& sweep, const Tiling& t, TapTable* taps) {
   const auto place_of = [&](int64_t h, int64_t w) {
     return TapPlace{0, 0, sweep.h.lead - h / g.stride_h, sweep.w.lead - w / g.stride_w,
                     h % g.stride_h * g.stride_w + w % g.stride_w};
@@ -72,7 +76,9 @@ void EntryLists::resize(int64_t row_count, int64_t entry_count, bool values_in_o
   list.reserve(entries);
 }
 
-int64_t planes_per_block(int64_t planes, int64_t plane_bytes, int64_t rows, int64_t entries) {
+int64_t planes_per_block(int64_t planes, int64_t plane_bytes, int64_t rows, int64_t entries,
+                         int64_t vectors) {
+  if (vectors < kFewVectors) return std::max<int64_t>(1, planes);
   const int64_t fit = std::max<int64_t>(1, kBlockBytes / plane_bytes);
   const int64_t worth = kRowEntries * rows * planes / std::max<int64_t>(1, entries);
   const int64_t least = std::max<int64_t>(1, std::max(fit, worth));
@@ -124,6 +130,7 @@ void make_blocks(const EntryLists& from, int64_t planes, int64_t block_planes, i
 }
 
 void make_all_planes(const TapTable& taps, int64_t channels, Planes* planes) {
+  planes->numbers = taps.planes;
   planes->count = channels * taps.planes;
   Plane* list = planes->list.reserve(planes->count);
   for (int64_t i = 0; i < planes->count; ++i) {
@@ -132,11 +139,11 @@ void make_all_planes(const TapTable& taps, int64_t channels, Planes* planes) {
   }
 }
 
-void drop_dead_planes(const TapTable& taps, int64_t channels, EntryLists* entries,
-                      Planes* planes) {
+void drop_dead_planes(const TapTable& taps, int64_t channels, EntryLists* entries, Planes* planes) {
   std::vector<int32_t> number(channels * taps.planes, -1);
   Entry* list = entries->list.data();
   for (int64_t k = 0; k < entries->entries; ++k) number[list[k].plane] = 0;
+  planes->numbers = taps.planes;
   planes->count = 0;
   planes->list.reserve(static_cast<int64_t>(number.size()));
   for (size_t i = 0; i < number.size(); ++i) {
@@ -203,8 +210,8 @@ void make_adjoint_lists(const ConvGeometry& g, const PatternView& p, const Sweep
     for (const int32_t* i = first; i < last; ++i) {
       const int32_t tap = tap_of(i), row = *i / static_cast<int32_t>(p.taps);
       entries->list.data()[cursor[taps.out_phase.data()[tap]]++] = {
-          static_cast<int32_t>(row * taps.planes) + taps.plane.data()[tap],
-          taps.offset.data()[tap], p.t_value[i - p.t_index]};
+          static_cast<int32_t>(row * taps.planes) + taps.plane.data()[tap], taps.offset.data()[tap],
+          p.t_value[i - p.t_index]};
     }
   }
   drop_dead_planes(taps, g.out_channels, entries, planes);

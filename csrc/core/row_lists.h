@@ -16,7 +16,7 @@ struct Plane {
 
 // The planes that are read at all, in rising order of channels.
 struct Planes {
-  int64_t count = 0;
+  int64_t count = 0, numbers = 0;  // numbers: that a plane of a channel may have
   Buffer<Plane> list;
 };
 
@@ -56,8 +56,10 @@ struct RowLists {
 void make_blocks(const EntryLists& entries, int64_t planes, int64_t block_planes, int64_t pitch,
                  bool restart, RowLists* lists);
 // Planes per block for lists of which one step reads `plane_bytes` of every plane: as many as the
-// cache holds, but enough that a row finds several entries in a block.
-int64_t planes_per_block(int64_t planes, int64_t plane_bytes, int64_t rows, int64_t entries);
+// cache holds, but enough that a row finds several entries in a block.  One block where a list is
+// walked for only a few `vectors` in a call: bringing the values into its order would cost more.
+int64_t planes_per_block(int64_t planes, int64_t plane_bytes, int64_t rows, int64_t entries,
+                         int64_t vectors);
 // What one step of a kernel reads of a source plane.
 int64_t step_bytes(const Sweep& sweep, const Tiling& t, int64_t element_size);
 

@@ -8,7 +8,10 @@
 namespace fbconv {
 namespace {
 
-constexpr int64_t kTileBytes = 640 * 1024;  // about half of a current core's L2
+// Tiles stay in a core's second cache.  Packing images is so dear that what neighbouring tiles
+// would pack twice costs more than a source that does not quite fit: it is read block by block
+// anyway.
+constexpr int64_t kTileBytes = 480 * 1024, kImageTileBytes = 1200 * 1024;
 // One packed vector against one multiply-add: copied with a mask, or transposed.
 constexpr double kCopyCost = 1.5, kTransposeCost = 4;
 
@@ -38,10 +41,9 @@ double cost(const Sweep& s, const Workload& work, Lanes kind) {
 // Bytes that a tile of `rows` grid rows of `images` images takes.
 int64_t tile_bytes(const Sweep& s, const Workload& work, Lanes kind, int64_t images, int64_t rows) {
   const int64_t lines = kind == Lanes::kTaps ? rows : rows + s.h.reach;
-  const int64_t width = kind == Lanes::kTaps ? s.w.grid
-                        : kind == Lanes::kColumns
-                            ? ceil_div(s.w.grid, work.lanes) * work.lanes
-                            : s.w.grid + s.w.reach;
+  const int64_t width = kind == Lanes::kTaps      ? s.w.grid
+                        : kind == Lanes::kColumns ? ceil_div(s.w.grid, work.lanes) * work.lanes
+                                                  : s.w.grid + s.w.reach;
   const int64_t source = work.source_channels * planes_per_channel(s, kind) * lines * width;
   const int64_t grid = (work.inner_lists + work.out_lists) * rows * width;
   return (source + grid) * images * work.element_size;
@@ -81,8 +83,9 @@ Tiling make_tiling(const Sweep& sweep, const Workload& work, Lanes kind) {
   t.images = kind == Lanes::kImages ? std::min(work.lanes, work.batch) : 1;
   // As many row blocks as the cache or the threads ask for, and no thread left alone with a last
   // one.
+  const int64_t budget = kind == Lanes::kImages ? kImageTileBytes : kTileBytes;
   int64_t rows = sweep.h.grid;
-  while (rows > 1 && tile_bytes(sweep, work, kind, t.images, rows) > kTileBytes) {
+  while (rows > 1 && tile_bytes(sweep, work, kind, t.images, rows) > budget) {
     rows = ceil_div(rows, 2);
   }
   int64_t blocks = ceil_div(sweep.h.grid, rows);
@@ -94,8 +97,7 @@ Tiling make_tiling(const Sweep& sweep, const Workload& work, Lanes kind) {
   t.row_blocks = ceil_div(sweep.h.grid, t.rows);
   if (kind == Lanes::kTaps && t.row_blocks == 1) {
     const int64_t share = ceil_div(work.batch, std::min(work.batch, work.threads));
-    while (2 * t.images <= share &&
-           tile_bytes(sweep, work, kind, 2 * t.images, t.rows) <= kTileBytes) {
+    while (2 * t.images <= share && tile_bytes(sweep, work, kind, 2 * t.images, t.rows) <= budget) {
       t.images *= 2;
     }
   }

@@ -31,6 +31,7 @@ struct Tiling {
   int64_t image_blocks, row_blocks;
 
   int64_t tiles() const { return image_blocks * row_blocks; }
+  int64_t vectors() const { return tiles() * lines * line; }  // of a whole batch's grid
   bool copies_columns() const { return kind == Lanes::kColumns || kind == Lanes::kTaps; }
   bool copies_rows() const { return kind == Lanes::kTaps; }
 };

@@ -37,9 +37,13 @@ inline void correlate_step(const T* x, int64_t x_line, const T* y, int64_t y_lin
     }
     V::store(sums + k, V::load(sums + k) + V::sum_each(products));
   }
-  for (; k < count; ++k) {
-    sums[k] += V::sum(correlate_entry<T, R, C>(x + offset[k], x_line, grad));
+  if (k == count) return;
+  typename V::Type products[V::kLanes] = {};
+  for (int32_t i = 0; k + i < count; ++i) {
+    products[i] = correlate_entry<T, R, C>(x + offset[k + i], x_line, grad);
   }
+  const uint16_t mask = static_cast<uint16_t>((1u << (count - k)) - 1);
+  V::store_masked(sums + k, V::load_masked(sums + k, mask) + V::sum_each(products), mask);
 }
 
 template <typename T, int R, int C>

@@ -32,8 +32,8 @@ struct BasisProblem {
   int64_t element_size, lanes, threads;
 
   PlanKey key() const {
-    return {p.content, g,     layout.elements, layout.bases, layout.per_output,
-            p.nnz,     element_size, lanes,           threads};
+    return {p.content,    g,     layout.elements, layout.bases, layout.per_output, p.nnz,
+            element_size, lanes, threads};
   }
   Workload work(int64_t source_channels, int64_t entries, int64_t columns,
                 int64_t out_lists) const {
@@ -43,10 +43,11 @@ struct BasisProblem {
 
 // Blocks of inner rows of `row_bytes`: as many as the second factor's rows find worth a pass, and
 // the cache has room for.
-int64_t inner_block(int64_t columns, int64_t row_bytes, const EntryLists& outer) {
+int64_t inner_block(int64_t columns, int64_t row_bytes, const EntryLists& outer, const Tiling& t) {
   constexpr int64_t kLeast = 16, kStepBytes = 512;
   const int64_t room = std::max(kLeast, kInnerBytes / row_bytes);
-  return std::min(room, planes_per_block(columns, kStepBytes, outer.rows, outer.entries));
+  return std::min(room,
+                  planes_per_block(columns, kStepBytes, outer.rows, outer.entries, t.vectors()));
 }
 
 // A first estimate of the columns, before there is a tiling: all but those that no row uses.
@@ -82,8 +83,9 @@ void make_basis_first(const BasisProblem& b, BasisPlan* plan) {
   // Columns come by channel, so that what neighbouring rows of the taps read is in cache anyway.
   make_blocks(taps, plan->planes.count, std::max<int64_t>(1, plan->planes.count),
               plan->tiling.plane, false, &plan->taps);
-  make_blocks(mix, columns.count, inner_block(columns.count, pitch * b.element_size, mix), pitch,
-              true, &plan->mix);
+  make_blocks(mix, columns.count,
+              inner_block(columns.count, pitch * b.element_size, mix, plan->tiling), pitch, true,
+              &plan->mix);
 }
 
 // U = mix * X over whole channels, margins and phases included, Y = taps * U.
@@ -103,10 +105,10 @@ void make_mix_first(const BasisProblem& b, BasisPlan* plan) {
   make_column_taps_gathered(b.g, columns, table, plan->tiling.plane, &taps);
   check_reach(*plan, columns.count, plan->source_run);
   make_blocks(mix, b.g.in_channels,
-              planes_per_block(b.g.in_channels, 512, mix.rows, mix.entries), plan->source_run,
-              false, &plan->mix);
+              planes_per_block(b.g.in_channels, 512, mix.rows, mix.entries, plan->tiling.vectors()),
+              plan->source_run, false, &plan->mix);
   make_blocks(taps, columns.count,
-              inner_block(columns.count, plan->source_run * b.element_size, taps),
+              inner_block(columns.count, plan->source_run * b.element_size, taps, plan->tiling),
               plan->source_run, true, &plan->taps);
 }
 
@@ -127,11 +129,12 @@ void make_adjoint(const BasisProblem& b, BasisPlan* plan) {
   make_mix_adjoint(b.p, columns, &mix);
   make_column_taps_adjoint(b.g, columns, phases, table, &taps);
   check_reach(*plan, columns.count, plan->source_run);
-  make_blocks(mix, b.g.out_channels,
-              planes_per_block(b.g.out_channels, 512, mix.rows, mix.entries), plan->source_run,
-              false, &plan->mix);
+  make_blocks(
+      mix, b.g.out_channels,
+      planes_per_block(b.g.out_channels, 512, mix.rows, mix.entries, plan->tiling.vectors()),
+      plan->source_run, false, &plan->mix);
   make_blocks(taps, columns.count,
-              inner_block(columns.count, plan->source_run * b.element_size, taps),
+              inner_block(columns.count, plan->source_run * b.element_size, taps, plan->tiling),
               plan->source_run, true, &plan->taps);
 }
 
@@ -153,9 +156,10 @@ void make_basis_gradient(const BasisProblem& b, BasisPlan* plan) {
   check_reach(*plan, std::max(columns.count, b.g.out_channels), pitch);
   make_blocks(taps, plan->planes.count, std::max<int64_t>(1, plan->planes.count),
               plan->tiling.plane, false, &plan->taps);
-  make_blocks(mix, b.g.out_channels,
-              planes_per_block(b.g.out_channels, 512, mix.rows, mix.entries), pitch, false,
-              &plan->mix);
+  make_blocks(
+      mix, b.g.out_channels,
+      planes_per_block(b.g.out_channels, 512, mix.rows, mix.entries, plan->tiling.vectors()), pitch,
+      false, &plan->mix);
 }
 
 using MakePlan = void (*)(const BasisProblem&, BasisPlan*);

@@ -13,8 +13,8 @@ inline void gather_step(const T* x, int64_t x_line, T* y, int64_t y_line, const 
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) {
-      sum[0][r * C + c] = accumulate ? V::load(y + r * y_line + c * V::kLanes)
-                                     : bias - typename V::Type{};
+      sum[0][r * C + c] =
+          accumulate ? V::load(y + r * y_line + c * V::kLanes) : bias - typename V::Type{};
     }
   }
 #pragma GCC unroll 8
@@ -60,8 +60,8 @@ __attribute__((noinline)) void gather_rows(const ListWork<T>& work, const T* x, 
   for (int64_t row = work.row_begin; row < work.row_end; ++row, y += work.y_row) {
     const int32_t first = work.ptr[row], count = work.ptr[row + 1] - first;
     if (accumulate && count == 0) continue;
-    gather_step<T, R, C>(x, work.x_line, y, work.y_line, work.offset + first, values + first,
-                         count, bias ? bias[row] : T(0), accumulate);
+    gather_step<T, R, C>(x, work.x_line, y, work.y_line, work.offset + first, values + first, count,
+                         bias ? bias[row] : T(0), accumulate);
   }
 }
 

@@ -31,9 +31,8 @@ bool tiles_suffice(int64_t tiles, int64_t threads) {
 template <typename F>
 void in_parts(int64_t count, const Parallel& parallel, const F& body) {
   const int64_t parts = std::min(count, parallel.threads);
-  parallel.for_each(parts, [&](int64_t part) {
-    body(count * part / parts, count * (part + 1) / parts);
-  });
+  parallel.for_each(parts,
+                    [&](int64_t part) { body(count * part / parts, count * (part + 1) / parts); });
 }
 
 // The row of a block at which part `number` of `parts` begins: rows cost their entries plus a
@@ -99,8 +98,7 @@ template <typename T>
 void compute_inner(const Inner<T>& inner, const T* x, int64_t x_line, int64_t row_begin,
                    int64_t row_end, const Parallel& parallel, T* y) {
   over_rows(*inner.factor.lists, row_begin, row_end, parallel, [&](int64_t begin, int64_t end) {
-    apply_blocks(inner.factor, x, x_line, inner, begin, end,
-                 y + (begin - row_begin) * inner.pitch);
+    apply_blocks(inner.factor, x, x_line, inner, begin, end, y + (begin - row_begin) * inner.pitch);
   });
 }
 
@@ -134,16 +132,21 @@ void gather_tile(const GatherPass<T>& pass, const Tile& tile, const Parallel& pa
   const Tiling& t = pass.tiling;
   const RowLists& lists = *pass.factor.lists;
   Scratch<T>& own = scratch<T>();
-  const T* packed = pack_source(pass.sweep, t, tile, *pass.planes, pass.source, &own.source,
-                                parallel);
-  T* y = own.out.reserve(lists.rows * t.grid_pitch);
+  const T* packed =
+      pack_source(pass.sweep, t, tile, *pass.planes, pass.source, &own.source, parallel);
+  T* direct = direct_rows(pass.sweep, t, tile, pass.out);
+  T* y = direct ? direct : own.out.reserve(lists.rows * t.grid_pitch);
+  const int64_t y_row = direct ? pass.out.channel_stride : t.grid_pitch;
   const auto step = [&](const T* x, int64_t block, int64_t begin, int64_t end) {
     ListWork<T> work = grid_work(block_work<T>(lists, block, begin, end), t, tile);
     work.x = x;
     work.x_line = pass.x_line;
-    kernels<T>().gather(work, pass.factor.values, pass.bias, block > 0, y + begin * t.grid_pitch);
+    work.y_row = y_row;
+    if (direct) work.y_line = pass.out.row_stride;
+    kernels<T>().gather(work, pass.factor.values, pass.bias, block > 0, y + begin * y_row);
   };
   const auto write = [&](int64_t begin, int64_t end) {
+    if (direct) return;
     unpack_rows(pass.sweep, t, tile, y + begin * t.grid_pitch, begin, end, pass.out);
   };
   if (pass.inner.factor.lists == nullptr) {
@@ -171,8 +174,8 @@ void correlate_tile(const CorrelatePass<T>& pass, const Tile& tile, const Parall
   const Tiling& t = pass.tiling;
   const RowLists& lists = *pass.lists;
   Scratch<T>& own = scratch<T>();
-  const T* packed = pack_source(pass.sweep, t, tile, *pass.planes, pass.source, &own.source,
-                                parallel);
+  const T* packed =
+      pack_source(pass.sweep, t, tile, *pass.planes, pass.source, &own.source, parallel);
   T* grad = own.grad.reserve(pass.grad_channels * t.grid_pitch);
   in_parts(pass.grad_channels, parallel, [&](int64_t begin, int64_t end) {
     pack_grid(pass.sweep, t, tile, pass.grad, begin, end, grad);
@@ -191,8 +194,7 @@ void correlate_tile(const CorrelatePass<T>& pass, const Tile& tile, const Parall
     T* inner =
         own.inner.reserve(std::min(inner_rows, lists.block_planes) * pass.inner_source.pitch);
     for (int64_t block = 0; block < lists.blocks; ++block) {
-      compute_inner(pass.inner_source, packed, t.source_line,
-                    block_begin(lists, inner_rows, block),
+      compute_inner(pass.inner_source, packed, t.source_line, block_begin(lists, inner_rows, block),
                     block_begin(lists, inner_rows, block + 1), parallel, inner);
       over_rows(lists, 0, lists.rows, parallel, [&](int64_t begin, int64_t end) {
         step(inner, grid_line, grad, 0, block, begin, end);

@@ -30,15 +30,15 @@ void finish_plan(const EntryLists& entries, int64_t element_size, SparsePlan* pl
   const Tiling& t = plan->tiling;
   require_reachable(plan->planes.count, t.plane);
   const int64_t per = planes_per_block(plan->planes.count, step_bytes(plan->sweep, t, element_size),
-                                       entries.rows, entries.entries);
+                                       entries.rows, entries.entries, t.vectors());
   make_blocks(entries, plan->planes.count, per, t.plane, false, &plan->lists);
 }
 
 void make_forward_plan(const ConvGeometry& g, const PatternView& p, int64_t element_size,
                        int64_t lanes, int64_t threads, SparsePlan* plan) {
   plan->sweep = forward_sweep(g);
-  const Workload work{g.batch, g.in_channels, p.nnz,  0,
-                      g.out_channels, element_size, lanes, threads};
+  const Workload work{g.batch,        g.in_channels, p.nnz, 0,
+                      g.out_channels, element_size,  lanes, threads};
   plan->tiling = make_tiling(plan->sweep, work, choose_lanes(plan->sweep, work));
   EntryLists entries;
   make_forward_lists(g, p, plan->tiling, &entries, &plan->planes);
@@ -48,14 +48,9 @@ void make_forward_plan(const ConvGeometry& g, const PatternView& p, int64_t elem
 void make_adjoint_plan(const ConvGeometry& g, const PatternView& p, int64_t element_size,
                        int64_t lanes, int64_t threads, SparsePlan* plan) {
   plan->sweep = adjoint_sweep(g);
-  const Workload work{g.batch,
-                      g.out_channels,
-                      p.nnz,
-                      0,
-                      g.in_channels * plan->sweep.out_phases(),
-                      element_size,
-                      lanes,
-                      threads};
+  const Workload work{
+      g.batch,      g.out_channels, p.nnz,  0, g.in_channels * plan->sweep.out_phases(),
+      element_size, lanes,          threads};
   plan->tiling = make_tiling(plan->sweep, work, choose_lanes(plan->sweep, work));
   EntryLists entries;
   make_adjoint_lists(g, p, plan->sweep, plan->tiling, &entries, &plan->planes);

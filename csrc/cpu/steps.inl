@@ -1,5 +1,5 @@
-// A grid is walked in steps of R lines by C vectors, up to kStepVectors of them: as many sums as fit
-// the registers of every instruction set beside what they are computed from.
+// A grid is walked in steps of R lines by C vectors, up to kStepVectors of them: as many sums as
+// fit the registers of every instruction set beside what they are computed from.
 
 constexpr int64_t kStepVectors = 8;
 
@@ -31,14 +31,30 @@ inline void for_steps(int64_t lines, int64_t count, const F& f) {
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const int64_t begin = count * chunk / chunks, end = count * (chunk + 1) / chunks;
     switch (end - begin) {
-      case 1: for_lines<1>(lines, begin, f); break;
-      case 2: for_lines<2>(lines, begin, f); break;
-      case 3: for_lines<3>(lines, begin, f); break;
-      case 4: for_lines<4>(lines, begin, f); break;
-      case 5: for_lines<5>(lines, begin, f); break;
-      case 6: for_lines<6>(lines, begin, f); break;
-      case 7: for_lines<7>(lines, begin, f); break;
-      default: for_lines<8>(lines, begin, f); break;
+      case 1:
+        for_lines<1>(lines, begin, f);
+        break;
+      case 2:
+        for_lines<2>(lines, begin, f);
+        break;
+      case 3:
+        for_lines<3>(lines, begin, f);
+        break;
+      case 4:
+        for_lines<4>(lines, begin, f);
+        break;
+      case 5:
+        for_lines<5>(lines, begin, f);
+        break;
+      case 6:
+        for_lines<6>(lines, begin, f);
+        break;
+      case 7:
+        for_lines<7>(lines, begin, f);
+        break;
+      default:
+        for_lines<8>(lines, begin, f);
+        break;
     }
   }
 }

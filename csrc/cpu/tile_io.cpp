@@ -22,26 +22,31 @@ Span clip(const Axis& axis, int64_t phase, int64_t begin, int64_t count) {
   return span;
 }
 
-// What one list of a tile shows of a map: the lines and columns that lie inside it, and how far
-// apart neighbours are in the map.
+// What one list of a tile shows of a channel's map: the lines and columns that lie inside it, and
+// how far apart neighbours are in the map.
 template <typename T>
 struct Window {
   Span h, w;
-  T* first;  // of the tile's first image
+  T* first;  // of the tile's first image in channel 0
   int64_t row_step, column_step, image_step;
 
   int64_t points() const { return h.count() * w.count(); }
   bool empty() const { return points() == 0; }
+  Window of_channel(int64_t channel, int64_t stride) const {
+    Window moved = *this;
+    moved.first += channel * stride;
+    return moved;
+  }
   // Rows follow each other in the map without a gap.
   bool dense() const { return column_step == 1 && (row_step == w.count() || h.count() == 1); }
 };
 
 template <typename T>
 Window<T> window(const Span& h, const Span& w, const SweepAxis& axis_h, const SweepAxis& axis_w,
-                 bool source, MapView<T> map, const Tile& tile, int64_t channel) {
+                 bool source, MapView<T> map, const Tile& tile) {
   const int64_t step_h = source ? axis_h.source.step : axis_h.out.step;
   const int64_t step_w = source ? axis_w.source.step : axis_w.out.step;
-  T* first = map.data + tile.image * map.batch_stride + channel * map.channel_stride;
+  T* first = map.data + tile.image * map.batch_stride;
   if (h.count() > 0 && w.count() > 0) {
     first += h.coordinate * map.row_stride + w.coordinate * map.column_stride;
   }
@@ -57,17 +62,16 @@ Window<const T> source_window(const Sweep& sweep, const Tiling& t, const Tile& t
   const int64_t columns = t.copies_columns() ? sweep.w.grid : sweep.w.grid + sweep.w.reach;
   return window(clip(sweep.h.source, plane.phase_h, row, rows),
                 clip(sweep.w.source, plane.phase_w, column, columns), sweep.h, sweep.w, true, map,
-                tile, plane.channel);
+                tile);
 }
 
 // A phase of the out map at the tile's grid points.
 template <typename T>
-Window<T> out_window(const Sweep& sweep, const Tile& tile, MapView<T> map, int64_t channel,
-                     int64_t phase) {
+Window<T> out_window(const Sweep& sweep, const Tile& tile, MapView<T> map, int64_t phase) {
   const int64_t phases_w = sweep.w.out.phases;
   return window(clip(sweep.h.out, phase / phases_w, sweep.h.first + tile.row, tile.rows),
                 clip(sweep.w.out, phase % phases_w, sweep.w.first, sweep.w.grid), sweep.h, sweep.w,
-                false, map, tile, channel);
+                false, map, tile);
 }
 
 template <typename T>
@@ -97,23 +101,34 @@ void point_masks(const Span& h, const Span& w, int64_t lanes, int64_t vectors, u
   }
 }
 
-// Masks of windows that differ only in their channel, kept while a tile is packed.
-class Masks {
+// The windows of planes that differ only in their channel, with the masks of their vectors.
+template <typename T>
+class Windows {
  public:
-  Masks(int64_t windows, int64_t vectors)
-      : vectors_(vectors), known_(windows, false), bits_(windows * vectors) {}
+  Windows(int64_t numbers, int64_t vectors)
+      : vectors_(vectors), windows_(numbers), known_(numbers), bits_(numbers * vectors) {}
 
-  template <typename Fill>
-  const uint16_t* of(int64_t number, const Fill& fill) {
-    uint16_t* mask = bits_.data() + number * vectors_;
-    if (!known_[number]) fill(mask);
-    known_[number] = true;
-    return mask;
+  template <typename Make>
+  const Window<T>& get(int64_t number, const Tiling& t, const Make& make) {
+    if (!known_[number]) {
+      const Window<T>& made = windows_[number] = make();
+      uint16_t* mask = bits_.data() + number * vectors_;
+      if (t.kind == Lanes::kTaps) {
+        point_masks(made.h, made.w, t.lanes, vectors_, mask);
+      } else if (t.kind != Lanes::kImages) {
+        line_masks(made.w, t.lanes, vectors_, mask);
+      }
+      known_[number] = 1;
+    }
+    return windows_[number];
   }
+  const uint16_t* mask(int64_t number) const { return bits_.data() + number * vectors_; }
+  int64_t vectors() const { return vectors_; }
 
  private:
   int64_t vectors_;
-  std::vector<bool> known_;
+  std::vector<Window<T>> windows_;
+  std::vector<char> known_;
   std::vector<uint16_t> bits_;
 };
 
@@ -192,9 +207,9 @@ void pack_channel_run(const KernelTable<T>& k, const Window<const T>& from, int6
   if (!from.h.whole() || !from.w.whole()) zero(to, run * pitch);
   for (int64_t r = 0; r < from.h.count(); ++r) {
     for (int64_t c = 0; c < from.w.count(); ++c) {
-      k.pack_images(
-          to + (from.h.before() + r) * line + (from.w.before() + c) * k.lanes, 1, pitch,
-          from.first + r * from.row_step + c * from.column_step, from.image_step, images, run);
+      k.pack_images(to + (from.h.before() + r) * line + (from.w.before() + c) * k.lanes, 1, pitch,
+                    from.first + r * from.row_step + c * from.column_step, from.image_step, images,
+                    run);
     }
   }
 }
@@ -254,22 +269,17 @@ void pack_planes(const Sweep& sweep, const Tiling& t, const Tile& tile, MapView<
   const int64_t width = t.copies_columns() ? sweep.w.grid : sweep.w.grid + sweep.w.reach;
   const int64_t vectors = points ? t.line / t.images : (width + t.lanes - 1) / t.lanes;
   const Plane* list = planes.list.data();
-  int64_t numbers = 0;
-  for (int64_t i = begin; i < end; ++i) numbers = std::max<int64_t>(numbers, list[i].number + 1);
-  Masks masks(numbers, vectors);
+  Windows<const T> windows(planes.numbers, vectors);
   for (int64_t i = begin; i < end; ++i) {
     T* to = packed + i * t.plane;
-    const Window<const T> from = source_window<T>(sweep, t, tile, source, list[i]);
-    const auto mask = [&] {
-      return masks.of(list[i].number, [&](uint16_t* bits) {
-        points ? point_masks(from.h, from.w, t.lanes, vectors, bits)
-               : line_masks(from.w, t.lanes, vectors, bits);
-      });
-    };
+    const int64_t number = list[i].number;
+    const Window<const T> from =
+        windows.get(number, t, [&] { return source_window<T>(sweep, t, tile, source, list[i]); })
+            .of_channel(list[i].channel, source.channel_stride);
     if (points) {
-      pack_points(k, from, mask(), tile.images, vectors, t.plane, to);
+      pack_points(k, from, windows.mask(number), tile.images, vectors, t.plane, to);
     } else if (t.kind != Lanes::kImages) {
-      pack_lines(k, from, mask(), vectors, t.source_line, t.plane, to);
+      pack_lines(k, from, windows.mask(number), vectors, t.source_line, t.plane, to);
     } else if (source.channel_stride == 1 && !from.empty()) {
       const int64_t run = channel_run(list, i, end);
       pack_channel_run(k, from, tile.images, t.source_line, t.plane, run, to);
@@ -285,22 +295,16 @@ void pack_grid(const Sweep& sweep, const Tiling& t, const Tile& tile, MapView<co
                int64_t begin, int64_t end, T* packed) {
   const KernelTable<T>& k = kernels<T>();
   const bool points = t.kind == Lanes::kTaps;
-  const int64_t vectors = points ? t.line / t.images : t.line;
-  Masks masks(1, vectors);
+  const int64_t vectors = points ? t.line / t.images : t.line, line = t.line * t.lanes;
+  Windows<const T> windows(1, vectors);
+  const Window<const T> origin = windows.get(0, t, [&] { return out_window(sweep, tile, map, 0); });
   for (int64_t channel = begin; channel < end; ++channel) {
     T* to = packed + channel * t.grid_pitch;
-    const Window<const T> from = out_window(sweep, tile, map, channel, 0);
-    const auto mask = [&] {
-      return masks.of(0, [&](uint16_t* bits) {
-        points ? point_masks(from.h, from.w, t.lanes, vectors, bits)
-               : line_masks(from.w, t.lanes, vectors, bits);
-      });
-    };
-    const int64_t line = t.line * t.lanes;
+    const Window<const T> from = origin.of_channel(channel, map.channel_stride);
     if (points) {
-      pack_points(k, from, mask(), tile.images, vectors, t.grid_pitch, to);
+      pack_points(k, from, windows.mask(0), tile.images, vectors, t.grid_pitch, to);
     } else if (t.kind != Lanes::kImages) {
-      pack_lines(k, from, mask(), vectors, line, t.grid_pitch, to);
+      pack_lines(k, from, windows.mask(0), vectors, line, t.grid_pitch, to);
     } else if (map.channel_stride == 1) {
       pack_channel_run(k, from, tile.images, line, t.grid_pitch, end - channel, to);
       return;
@@ -311,33 +315,47 @@ void pack_grid(const Sweep& sweep, const Tiling& t, const Tile& tile, MapView<co
 }
 
 template <typename T>
+T* direct_rows(const Sweep& sweep, const Tiling& t, const Tile& tile, MapView<T> out) {
+  if (t.kind != Lanes::kColumns || sweep.out_phases() != 1 || out.column_stride != 1)
+    return nullptr;
+  const Window<T> to = out_window(sweep, tile, out, 0);
+  const bool all = to.h.whole() && to.w.whole() && to.w.count() == t.line * t.lanes;
+  return all ? to.first : nullptr;
+}
+
+template <typename T>
 void unpack_rows(const Sweep& sweep, const Tiling& t, const Tile& tile, const T* packed,
                  int64_t begin, int64_t end, MapView<T> out) {
   const KernelTable<T>& k = kernels<T>();
   const int64_t phases = sweep.out_phases();
   if (t.kind == Lanes::kImages && out.channel_stride == 1 && phases == 1) {
-    const Window<T> to = out_window(sweep, tile, out, begin, 0);
+    const Window<T> to = out_window(sweep, tile, out, 0).of_channel(begin, 1);
     for (int64_t r = 0; r < to.h.count(); ++r) {
       for (int64_t c = 0; c < to.w.count(); ++c) {
-        k.unpack_images(to.first + r * to.row_step + c * to.column_step, to.image_step,
-                        tile.images,
+        k.unpack_images(to.first + r * to.row_step + c * to.column_step, to.image_step, tile.images,
                         packed + ((to.h.before() + r) * t.line + to.w.before() + c) * t.lanes, 1,
                         t.grid_pitch, end - begin);
       }
     }
     return;
   }
-  for (int64_t row = begin; row < end; ++row, packed += t.grid_pitch) {
-    unpack_window(k, t, tile, packed, out_window(sweep, tile, out, row / phases, row % phases));
+  for (int64_t phase = 0; phase < phases; ++phase) {
+    const Window<T> origin = out_window(sweep, tile, out, phase);
+    const int64_t first = begin + (phase - begin % phases + phases) % phases;
+    for (int64_t row = first; row < end; row += phases) {
+      unpack_window(k, t, tile, packed + (row - begin) * t.grid_pitch,
+                    origin.of_channel(row / phases, out.channel_stride));
+    }
   }
 }
 
-#define FBCONV_INSTANTIATE(T)                                                                \
-  template void pack_planes<T>(const Sweep&, const Tiling&, const Tile&, MapView<const T>,   \
-                               const Planes&, int64_t, int64_t, T*);                         \
-  template void pack_grid<T>(const Sweep&, const Tiling&, const Tile&, MapView<const T>,     \
-                             int64_t, int64_t, T*);                                          \
-  template void unpack_rows<T>(const Sweep&, const Tiling&, const Tile&, const T*, int64_t,  \
+#define FBCONV_INSTANTIATE(T)                                                                     \
+  template void pack_planes<T>(const Sweep&, const Tiling&, const Tile&, MapView<const T>,        \
+                               const Planes&, int64_t, int64_t, T*);                              \
+  template void pack_grid<T>(const Sweep&, const Tiling&, const Tile&, MapView<const T>, int64_t, \
+                             int64_t, T*);                                                        \
+  template T* direct_rows<T>(const Sweep&, const Tiling&, const Tile&, MapView<T>);               \
+  template void unpack_rows<T>(const Sweep&, const Tiling&, const Tile&, const T*, int64_t,       \
                                int64_t, MapView<T>);
 FBCONV_INSTANTIATE(float)
 FBCONV_INSTANTIATE(double)

@@ -18,6 +18,11 @@ template <typename T>
 void pack_grid(const Sweep& sweep, const Tiling& tiling, const Tile& tile, MapView<const T> map,
                int64_t begin, int64_t end, T* packed);
 
+// Where kernels may write a tile's rows at once, because its vectors lie in the out map as they do
+// in a tile; null if they don't.
+template <typename T>
+T* direct_rows(const Sweep& sweep, const Tiling& tiling, const Tile& tile, MapView<T> out);
+
 // Rows begin .. end - 1, each a (channel, phase) of the out map.
 template <typename T>
 void unpack_rows(const Sweep& sweep, const Tiling& tiling, const Tile& tile, const T* packed,

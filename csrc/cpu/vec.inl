@@ -41,15 +41,6 @@ struct Vec {
 #endif
   }
 
-  static T sum(Type v) {
-    T lane[kLanes];
-    store(lane, v);
-    for (int width = kLanes / 2; width > 0; width /= 2) {
-      for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
-    }
-    return lane[0];
-  }
-
   // The sums of kLanes vectors' lanes as one vector; destroys them.
   static Type sum_each(Type* v) {
 #pragma GCC unroll 4
