@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .convert import prunable, sparsify
-from .cops import cops, linear_mix
+from ._cops import cops, linear_mix
 from .masks import LayerCollapseWarning, choose, kept_count, warn_of_collapse, without_excluded
 from .scores import score as score_model
 
