@@ -7,9 +7,9 @@ coefficients over shared filter bases, through compiled kernels that skip what i
 from __future__ import annotations
 
 from . import _ops, distributed, functional, nn  # noqa: F401  (_ops loads the extension)
+from ._cops import CopsResult, cops, linear_mix
 from ._version import __version__
 from .convert import densify, freeze, interspace, prunable, sparsify
-from .cops import CopsResult, cops, linear_mix
 from .masks import LayerCollapseWarning, select
 from .overlap import jaccard, mask_similarity
 from .pattern import SparsePattern

@@ -81,10 +81,7 @@ def cops(
     alphas = GRID if alpha_grid else sorted(set(alpha))
     configs = _configs(common, alphas, baselines)
     require_matplotlib()
-    with _bars(configs, as_json) as progress:
-        outcome = parallel.train_all(configs, out, jobs, progress)
-    for label, message in outcome.failures.items():
-        print(f"fbconv: {label}: {message}", file=sys.stderr)
+    outcome = _train(configs, out, jobs, as_json)
     by_alpha = {a: outcome.results[_label(a)] for a in alphas if _label(a) in outcome.results}
     if not by_alpha:
         raise RuntimeError("cops: every run with a control failed")
@@ -120,6 +117,14 @@ def _configs(common: dict[str, object], alphas: tuple[float, ...], baselines: bo
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     return configs
+
+
+def _train(configs: Mapping[str, Config], out: Path, jobs: int | None, quiet: bool) -> parallel.Outcome:
+    with _bars(configs, quiet) as progress:
+        outcome = parallel.train_all(configs, out, jobs, progress)
+    for label, message in outcome.failures.items():
+        print(f"fbconv: {label}: {message}", file=sys.stderr)
+    return outcome
 
 
 def _quality(result: Mapping[str, object]) -> tuple[float, float]:

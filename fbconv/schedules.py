@@ -10,8 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ._cops import cops, linear_mix
 from .convert import prunable, sparsify
-from .cops import cops, linear_mix
 from .masks import LayerCollapseWarning, choose, kept_count, warn_of_collapse, without_excluded
 from .scores import score as score_model
 
@@ -19,6 +19,7 @@ SCHEDULES = ("exponential", "linear")
 COMBINATIONS = ("cops", "linear")
 
 _Masks = dict[str, Tensor]
+_Scores = Mapping[str, Tensor]
 _Score = str | Callable[..., Mapping[str, Tensor]]
 
 
@@ -47,60 +48,39 @@ def prune_masks(
     back. The model is left bit-identical.
 
     Args:
-        model: plain modules and compressed ones alike; of compressed ones, weights outside the pattern are gone.
+        model: plain or compressed modules; of compressed ones, weights outside the pattern are gone, but counted.
         score: what :func:`fbconv.score` takes.
-        sparsity: share of the weights (of all that are not excluded, dense shapes counted) to remove in the end;
-            exactly ``floor((1 - sparsity) * D)`` are kept.
-        rounds: how often to score and prune, at least 1.
-        schedule: after round k of n, ``"exponential"`` has a density of ``start * (end / start)^(k / n)``,
-            ``"linear"`` of ``start + (end - start) * k / n``.
+        sparsity: share of the weights that are not excluded to remove; exactly ``floor((1 - sparsity) * D)`` are kept.
+        rounds, schedule: how often to score and prune; the density after round k of n is, for ``"exponential"``,
+            ``start * (end / start)^(k / n)``, for ``"linear"`` ``start + (end - start) * k / n``.
         batches: as for :func:`fbconv.score`, gone through anew in every round; an iterator is kept in memory for that.
         loss_fn, generator, options: as for :func:`fbconv.score`. Options are for ``score``, not for ``control``.
-        control: a second score that the masks are to be good for too.
-        alpha: balance of ``score`` and control, in [0, 1). Unused without a control.
-        combine: ``"cops"`` has each round solve the problem of :func:`fbconv.cops` with ``score`` as its target, which
-            keeps fewer weights than asked where more would make the mask worse. ``"linear"`` ranks by the naive mix
-            ``(1 - alpha) * score + alpha * control`` of the two at equal scale (:func:`fbconv.linear_mix`). Unused
-            without a control.
+        control, alpha: a second score that the masks are to be good for too, and the balance of the two, in [0, 1).
+        combine: ``"cops"`` solves the problem of :func:`fbconv.cops` in each round, and may keep fewer than asked;
+            ``"linear"`` ranks by ``(1 - alpha) * score + alpha * control`` at equal scale (:func:`fbconv.linear_mix`).
         scope, distribution, exclude: as for :func:`fbconv.select`; COPS knows the global scope only.
 
-    Returns:
-        name -> bool mask, without excluded layers.
+    Returns: name -> bool mask, without excluded layers.
 
-    Raises:
-        ValueError: an unknown schedule or combination, less than one round, COPS with a scope or distribution of
-            layers, or anything that scoring or selection does not take.
+    Raises: ValueError, for an unknown schedule or combination, no round, COPS by layers, what score or select refuse.
 
-    Warns:
-        LayerCollapseWarning: if a layer has no weight in the end.
+    Warns: LayerCollapseWarning, if a layer has no weight in the end.
 
-    Source: Tanaka et al. 2020, algorithm 1 (exponential); upfront multi-shot pruning with any score: methods section
-    5; COPS: methods section 3.
+    Source: Tanaka et al. 2020, algorithm 1 (exponential); COPS (Wimmer et al. 2021), algorithm 1.
 
     Example:
-        >>> model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
-        >>> masks = prune_masks(model, "synflow", sparsity=0.9, rounds=10, input_shape=(8,))
-        >>> sum(int(mask.sum()) for mask in masks.values())
-        9
+        >>> int(prune_masks(nn.Linear(8, 5), "synflow", 0.9, rounds=10, input_shape=(8,))["weight"].sum())
+        4
     """
     _check(sparsity, rounds, schedule)
-    if control is not None:
-        _check_combination(combine, alpha, scope, distribution)
+    choosing = _choosing(control is not None, combine, alpha, scope, distribution)
     batches = list(batches) if isinstance(batches, Iterator) else batches
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     scored = partial(score_model, model, batches=batches, loss_fn=loss_fn, generator=generator)
     masks: _Masks | None = None
     for passing in _sparsities(schedule, _density(model, exclude), sparsity, rounds):
         target = without_excluded(scored(score, masks=masks, **options), exclude)
-        if control is None:
-            masks = choose(target, passing, scope, distribution)
-            continue
-        scores = scored(control, masks=masks)
-        controls = {name: scores[name] for name in target}
-        if combine == "cops":
-            masks = _cops(target, controls, passing, alpha)
-        else:
-            masks = choose(linear_mix(target, controls, alpha / (1 - alpha)), passing, scope, distribution)
+        masks = choosing(target, None if control is None else scored(control, masks=masks), passing)
     warn_of_collapse(masks)
     return masks
 
@@ -169,17 +149,6 @@ def _check(sparsity: float, rounds: int, schedule: str) -> None:
         raise ValueError(f"prune_masks: schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
 
 
-def _check_combination(combine: str, alpha: float, scope: str, distribution: str | None) -> None:
-    if combine not in COMBINATIONS:
-        raise ValueError(f"prune_masks: combine must be one of {', '.join(COMBINATIONS)}, got {combine!r}")
-    if not 0 <= alpha < 1:
-        raise ValueError(f"prune_masks: alpha must be in [0, 1), got {alpha}")
-    if combine == "cops" and (scope != "global" or distribution is not None):
-        raise ValueError(
-            f"prune_masks: cops chooses over all layers, got scope {scope!r} and distribution {distribution!r}"
-        )
-
-
 def _density(model: nn.Module, exclude: Sequence[str]) -> float:
     """Share of the weights that are there before the first round."""
     shapes = without_excluded(prunable(model), exclude)
@@ -194,6 +163,30 @@ def _sparsities(schedule: str, start: float, sparsity: float, rounds: int) -> It
         exponential = start * (end / start) ** (k / rounds) if start > 0 and end > 0 else 0.0
         yield 1 - (exponential if schedule == "exponential" else start + (end - start) * k / rounds)
     yield sparsity
+
+
+def _choosing(
+    controlled: bool, combine: str, alpha: float, scope: str, distribution: str | None
+) -> Callable[[_Scores, _Scores | None, float], _Masks]:
+    """What makes masks of a target's scores and a control's (or None) at a sparsity."""
+    if not controlled:
+        return lambda target, _, sparsity: choose(target, sparsity, scope, distribution)
+    if combine not in COMBINATIONS:
+        raise ValueError(f"prune_masks: combine must be one of {', '.join(COMBINATIONS)}, got {combine!r}")
+    if not 0 <= alpha < 1:
+        raise ValueError(f"prune_masks: alpha must be in [0, 1), got {alpha}")
+    if combine == "cops" and (scope != "global" or distribution is not None):
+        raise ValueError(
+            f"prune_masks: cops chooses over all layers, got scope {scope!r} and distribution {distribution!r}"
+        )
+
+    def combined(target: _Scores, scores: _Scores, sparsity: float) -> _Masks:
+        control = {name: scores[name] for name in target}
+        if combine == "cops":
+            return _cops(target, control, sparsity, alpha)
+        return choose(linear_mix(target, control, alpha / (1 - alpha)), sparsity, scope, distribution)
+
+    return combined
 
 
 def _cops(target: Mapping[str, Tensor], control: Mapping[str, Tensor], sparsity: float, alpha: float) -> _Masks:

@@ -39,53 +39,67 @@ PICTURE = "densities.png"
 _NEED_DATA = ("snip", "usnip", "grasp")
 
 
-def score(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE.py:FACTORY",
-            help="A function of your own that takes nothing and returns the model, as it is to be trained. Your file "
-            "is run, with torch's random state seeded by --seed.",
-        ),
-    ],
-    score: Annotated[str, typer.Option(help=f"Which weights to keep: {', '.join(SCORES)}.")] = "snip",
-    control: Annotated[
-        str | None, typer.Option(help="A second score that the masks must be good for too (COPS; it may keep fewer).")
-    ] = None,
-    alpha: Annotated[
-        float, typer.Option(help="Balance in [0, 1): 0 turns the control off, near 1 it alone decides.")
-    ] = 0.5,
-    sparsity: Annotated[float, typer.Option(help="Share of weights to remove, in [0, 1].")] = 0.9,
-    rounds: Annotated[int, typer.Option(help="Rounds of scoring and pruning; 100 for synflow.")] = 1,
-    schedule: Annotated[
-        str, typer.Option(help=f"How the density falls from round to round: {', '.join(SCHEDULES)}.")
-    ] = "exponential",
-    scope: Annotated[str, typer.Option(help=f"Rank all layers together or each on its own: {', '.join(SCOPES)}.")] = (
-        "global"
+# The parameters of the command, apart from it for the sake of its length.
+_Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE.py:FACTORY",
+        help="A function of your own that takes nothing and returns the model, as it is to be trained. Your file "
+        "is run, with torch's random state seeded by --seed.",
     ),
-    distribution: Annotated[
-        str | None, typer.Option(help=f"Density of the layers: {', '.join(DISTRIBUTIONS)}; by default the scope's.")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="Pattern of layers to leave whole (fc3, 'head.*'); may be repeated.")
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Data set ({', '.join(DATA_SETS)}), or FILE.py:NAME of a function of your own that returns batches "
-            "(inputs, targets), a DataLoader for instance. Not needed by random, magnitude and synflow."
-        ),
-    ] = None,
-    data_dir: Annotated[str, typer.Option(help="Folder of the data set's files.")] = "data",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of a data set in a batch.")] = 100,
-    batches: Annotated[int, typer.Option(min=1, help="Batches to sum the gradients over.")] = 1,
-    input_shape: Annotated[
-        str | None, typer.Option(metavar="C,H,W", help="Shape of one input, for synflow without data.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the model's initialisation, the batches and random scores.")] = 0,
-    device: Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, cuda:1, ...")] = "auto",
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("masks"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print only JSON on standard output.")] = False,
+]
+_Score = Annotated[str, typer.Option(help=f"Which weights to keep: {', '.join(SCORES)}.")]
+_Control = Annotated[
+    str | None, typer.Option(help="A second score that the masks must be good for too (COPS; it may keep fewer).")
+]
+_Alpha = Annotated[float, typer.Option(help="Balance in [0, 1): 0 turns the control off, near 1 it alone decides.")]
+_Sparsity = Annotated[float, typer.Option(help="Share of weights to remove, in [0, 1].")]
+_Rounds = Annotated[int, typer.Option(help="Rounds of scoring and pruning; 100 for synflow.")]
+_Schedule = Annotated[str, typer.Option(help=f"How the density falls from round to round: {', '.join(SCHEDULES)}.")]
+_Scope = Annotated[str, typer.Option(help=f"Rank all layers together or each on its own: {', '.join(SCOPES)}.")]
+_Distribution = Annotated[
+    str | None, typer.Option(help=f"Density of the layers: {', '.join(DISTRIBUTIONS)}; by default the scope's.")
+]
+_Exclude = Annotated[
+    list[str] | None, typer.Option(help="Pattern of layers to leave whole (fc3, 'head.*'); may be repeated.")
+]
+_Data = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Data set ({', '.join(DATA_SETS)}), or FILE.py:NAME of a function of your own that returns batches "
+        "(inputs, targets), a DataLoader for instance. Not needed by random, magnitude and synflow."
+    ),
+]
+_DataDir = Annotated[str, typer.Option(help="Folder of the data set's files.")]
+_BatchSize = Annotated[int, typer.Option(min=1, help="Images of a data set in a batch.")]
+_Batches = Annotated[int, typer.Option(min=1, help="Batches to sum the gradients over.")]
+_InputShape = Annotated[str | None, typer.Option(metavar="C,H,W", help="Shape of one input, for synflow without data.")]
+_Seed = Annotated[int, typer.Option(min=0, help="Of the model's initialisation, the batches and random scores.")]
+_Device = Annotated[str, typer.Option(help="auto (CUDA where there is one), cpu, cuda, cuda:1, ...")]
+_Out = Annotated[Path, typer.Option(help="Folder of the results.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print only JSON on standard output.")]
+
+
+def score(
+    model: _Model,
+    score: _Score = "snip",
+    control: _Control = None,
+    alpha: _Alpha = 0.5,
+    sparsity: _Sparsity = 0.9,
+    rounds: _Rounds = 1,
+    schedule: _Schedule = "exponential",
+    scope: _Scope = "global",
+    distribution: _Distribution = None,
+    exclude: _Exclude = None,
+    data: _Data = None,
+    data_dir: _DataDir = "data",
+    batch_size: _BatchSize = 100,
+    batches: _Batches = 1,
+    input_shape: _InputShape = None,
+    seed: _Seed = 0,
+    device: _Device = "auto",
+    out: _Out = Path("masks"),
+    as_json: _Json = False,
 ) -> None:
     """Score your own model and write masks of the weights to keep, exactly as sparse as asked.
 

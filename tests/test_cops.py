@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import pkgutil
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fbconv
-from fbconv import _C, cops_torch
+from fbconv import _C
+from fbconv._cops import one_control_torch
 
 pytestmark = pytest.mark.filterwarnings("ignore::fbconv.LayerCollapseWarning")
 ALPHAS = (0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.99999, 0.999999)
@@ -342,11 +345,11 @@ def test_the_torch_version_finds_the_same_mask(kind, keep, alpha):
         target = target.float()
     copies = target.clone(), control.clone()
     scale = _C.cops_scale(target.numpy(), control.numpy(), keep)
-    ours = cops_torch.scale(target, control, keep)
+    ours = one_control_torch.scale(target, control, keep)
     assert ours == pytest.approx(scale, rel=1e-12, abs=0)
     kappa = alpha * scale["control_min"] if alpha else math.inf
     expected = _C.cops_solve(target.numpy(), control.numpy(), keep, kappa, scale["multiplier"])
-    found = cops_torch.solve(target, control, keep, kappa, scale["multiplier"], handoff=20)
+    found = one_control_torch.solve(target, control, keep, kappa, scale["multiplier"], handoff=20)
     assert (found["mask"].numpy() == expected["mask"]).all()
     for name in ("multiplier", "dual", "target_plus", "control_plus", "target_minus", "control_minus", "kept"):
         assert found[name] == pytest.approx(expected[name], rel=1e-9, abs=1e-9)
@@ -357,8 +360,8 @@ def test_the_torch_version_finds_the_same_mask(kind, keep, alpha):
 def test_the_torch_version_says_what_is_infeasible_and_not_finite():
     target, control = torch.tensor([-3.0, -2.0, -1.0]), torch.tensor([1.0, -1.0, -3.0])
     with pytest.raises(ValueError, match="kappa must be at least -4, the lowest control score of any mask, got -5"):
-        cops_torch.solve(target, control, 2, -5.0, 1.0, handoff=0)
-    scale = cops_torch.scale(torch.tensor([math.nan, 1.0]), torch.tensor([math.inf, -math.inf]), 1)
+        one_control_torch.solve(target, control, 2, -5.0, 1.0, handoff=0)
+    scale = one_control_torch.scale(torch.tensor([math.nan, 1.0]), torch.tensor([math.inf, -math.inf]), 1)
     assert (scale["target_not_finite"], scale["control_not_finite"]) == (1, 2)
 
 
@@ -388,3 +391,9 @@ def test_linear_mix_by_hand():
     assert torch.equal(fbconv.linear_mix(target, target, 0)["w"], torch.tensor([0.75, -0.25, -torch.inf]))
     with pytest.raises(ValueError, match=r"weight must be in \[0, inf\), got -1"):
         fbconv.linear_mix(target, control, weight=-1)
+
+
+def test_no_module_takes_the_place_of_a_public_function():
+    """Importing a submodule sets an attribute of its package, whatever stood there."""
+    modules = {module.name for module in pkgutil.iter_modules(fbconv.__path__)}
+    assert [name for name in modules & set(fbconv.__all__) if not isinstance(getattr(fbconv, name), ModuleType)] == []

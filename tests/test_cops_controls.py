@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fbconv
-from fbconv.cops_many import with_several
-from fbconv.cops_planes import Planes
-from fbconv.cops_rounding import Columns
+from fbconv._cops.planes import Planes
+from fbconv._cops.rounding import Columns
+from fbconv._cops.several_controls import with_several
 
 pytestmark = pytest.mark.filterwarnings("ignore::fbconv.LayerCollapseWarning")
 

@@ -191,13 +191,14 @@ def test_all_or_nothing(sparsity):
     assert all(bool(mask.all()) == (sparsity == 0) and bool(mask.any()) == (sparsity == 0) for mask in masks.values())
 
 
-def test_collapse_is_reported_once_and_where_the_caller_is():
+@pytest.mark.parametrize("control", [None, "random"])
+def test_collapse_is_reported_once_and_where_the_caller_is(control):
     net = make_net()
     with torch.no_grad():
         net[3].weight.mul_(1e-6)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        prune_masks(net, "magnitude", 0.95, rounds=6)
+        prune_masks(net, "magnitude", 0.95, rounds=6, control=control, alpha=0.05)
     assert [str(warning.message) for warning in caught] == ["no weight of '3.weight' is kept"]
     assert caught[0].category is LayerCollapseWarning
     assert caught[0].filename == __file__

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cops_items import Undecided
-from .cops_planes import linear_program
+from .planes import linear_program
+from .undecided import Undecided
 
 _FRACTION = 1e-7
 # By how much the controls are tightened, in units of the largest score among the fractional weights, until rounding

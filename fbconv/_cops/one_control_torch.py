@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _C
-from .cops_items import Undecided
+from .. import _C
+from .undecided import Undecided
 
 HANDOFF = 1 << 17  # undecided weights that are left to the compiled solver
 _STRIDE = 8.0

@@ -1,4 +1,4 @@
-"""COPS: the best mask by one score under control of another, or of several."""
+"""The public call: checks the scores, has the mask found, and says how good it is."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _C, cops_torch
-from .cops_many import with_several
-from .masks import kept_count, warn_of_collapse
-from .score_vectors import Layout, Scores, clear_excluded
+from ..masks import kept_count, warn_of_collapse
+from .one_control import with_one
+from .several_controls import with_several
+from .vectors import Layout, Scores, clear_excluded, norms_of
 
 
 @dataclass(frozen=True)
@@ -111,44 +111,6 @@ def cops(
     return CopsResult(masks, **values)
 
 
-def linear_mix(target: Scores, control: Scores, weight: float) -> dict[str, Tensor]:
-    """The naive combination of two scores, for :func:`fbconv.select`: ``target + weight * control``, each scaled so
-    that its absolute values add up to 1.
-
-    COPS is this mix with the weight that its constraint asks for; ``alpha`` in [0, 1) is easier to choose well than a
-    weight in [0, inf).
-
-    Args:
-        target, control: name -> importance, the same names, shapes and device; higher = keep, ``-inf`` = never.
-        weight: not negative.
-
-    Returns:
-        name -> importance, float32 (float64 where a score needs it).
-
-    Raises:
-        ValueError: as for :func:`cops`; a weight that is negative or not finite.
-
-    Source:
-        COPS (Wimmer et al.), the comparison with optimising ``lambda`` directly.
-
-    Example:
-        >>> linear_mix({"w": torch.tensor([3.0, 1.0])}, {"w": torch.tensor([1.0, 1.0])}, weight=0.5)
-        {'w': tensor([1.0000, 0.5000])}
-    """
-    if not 0 <= weight < math.inf:
-        raise ValueError(f"linear_mix: weight must be in [0, inf), got {weight}")
-    layout = Layout(target, "linear_mix")
-    layout.check("control", control)
-    named = {"target": target, "control": control}
-    first, second = (layout.flatten(name, scores) for name, scores in named.items())
-    excluded = clear_excluded(named, [first, second], "linear_mix")
-    norms = _norms(named, [first, second], "linear_mix")
-    mixed = first / -norms[0] - second * (weight / norms[1])
-    if excluded is not None:
-        mixed[excluded] = -math.inf
-    return layout.unflatten(mixed)
-
-
 def _alphas(alpha: float | Sequence[float], controls: int) -> tuple[float, ...]:
     alphas = tuple(alpha) if isinstance(alpha, Sequence) else (alpha,) * controls
     if controls == 0 or len(alphas) != controls:
@@ -162,44 +124,19 @@ def _alphas(alpha: float | Sequence[float], controls: int) -> tuple[float, ...]:
     return alphas
 
 
-def _norms(named: Mapping[str, Scores], vectors: Sequence[Tensor], op: str = "cops") -> list[float]:
-    return _finite(named, [float(vector.abs().sum(dtype=torch.float64)) for vector in vectors], op)
-
-
-def _finite(named: Mapping[str, Scores], norms: Sequence[float], op: str = "cops") -> list[float]:
-    """What to divide by."""
-    for name, norm in zip(named, norms, strict=True):
-        if norm == math.inf:
-            raise ValueError(f"{op}: {name} must have absolute values of finite sum, got infinity")
-    return [norm or 1.0 for norm in norms]
-
-
-class _Compiled:
-    """The compiled solver, called as cops_torch is."""
-
-    @staticmethod
-    def scale(target: Tensor, control: Tensor, keep: int) -> dict[str, Any]:
-        return _C.cops_scale(target.numpy(), control.numpy(), keep)
-
-    @staticmethod
-    def solve(target: Tensor, control: Tensor, keep: int, kappa: float, multiplier: float) -> dict[str, Any]:
-        found = _C.cops_solve(target.numpy(), control.numpy(), keep, kappa, multiplier)
-        return found | {"mask": torch.from_numpy(found["mask"])}
-
-
 def _solve(
     named: Mapping[str, Scores], vectors: Sequence[Tensor], keep: int, alphas: Sequence[float]
 ) -> tuple[Tensor, dict[str, Any]]:
     """The mask and the fields of its CopsResult, those of the controls as tuples."""
     if len(alphas) == 1:
-        return _with_one(named, vectors, keep, alphas[0])
+        return with_one(named, vectors, keep, alphas[0])
     clear_excluded(named, vectors)
-    norms = _norms(named, vectors)
+    norms = norms_of(named, vectors)
     active = [k for k, alpha in enumerate(alphas, 1) if alpha] or [1]  # numbers of the controls that are on
     chosen = [vectors[k] for k in (0, *active)]
     if len(active) == 1:
         names = [name for k, name in enumerate(named) if k in (0, *active)]
-        mask, values = _with_one({name: named[name] for name in names}, chosen, keep, alphas[active[0] - 1])
+        mask, values = with_one({name: named[name] for name in names}, chosen, keep, alphas[active[0] - 1])
     else:
         mask, values = with_several(chosen, [norms[k] for k in (0, *active)], keep, [alphas[k - 1] for k in active])
     found = {name: dict(zip(active, values[name], strict=True)) for name in ("multiplier", "control_value", "kappa")}
@@ -208,29 +145,3 @@ def _solve(
             found["multiplier"][k], found["kappa"][k] = 0.0, math.inf
             found["control_value"][k] = float(vectors[k][mask].sum(dtype=torch.float64)) / norms[k]
     return mask, values | {name: tuple(of[k] for k in sorted(of)) for name, of in found.items()}
-
-
-def _with_one(
-    named: Mapping[str, Scores], vectors: Sequence[Tensor], keep: int, alpha: float
-) -> tuple[Tensor, dict[str, Any]]:
-    target, control = vectors
-    solver: Any = _Compiled if target.device.type == "cpu" else cops_torch
-    scale = solver.scale(target, control, keep)
-    if scale["target_not_finite"] or scale["control_not_finite"]:
-        clear_excluded(named, vectors)
-        scale = solver.scale(target, control, keep)
-    norms = _finite(named, [scale["target_norm"], scale["control_norm"]])
-    kappa = alpha * scale["control_min"] if alpha else math.inf
-    found = solver.solve(target, control, keep, kappa, scale["multiplier"])
-    target_value, lp_value = found["target_plus"] / norms[0], found["dual"] / norms[0]
-    return found["mask"], {
-        "kept": found["kept"],
-        "multiplier": (found["multiplier"] / norms[0] * norms[1],),
-        "target_value": target_value,
-        "control_value": (found["control_plus"] / norms[1],),
-        "kappa": (kappa / norms[1],),
-        "lp_value": lp_value,
-        "objective_gap": max(target_value - lp_value, 0.0),
-        "bound": (found["target_plus"] - found["target_minus"]) / norms[0],
-        "steps": found["steps"],
-    }

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .cops_items import Undecided
-from .cops_planes import Planes
-from .cops_rounding import Columns
+from .planes import Planes
+from .rounding import Columns
+from .undecided import Undecided
 
 FEW = 4096  # undecided weights that are left to the linear program
 _ROUNDS = 200

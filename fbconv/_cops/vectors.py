@@ -76,3 +76,20 @@ def clear_excluded(named: Mapping[str, Scores], vectors: Sequence[Tensor], op: s
     for vector in vectors:
         vector[excluded] = 0
     return excluded
+
+
+def norms_of(named: Mapping[str, Scores], vectors: Sequence[Tensor], op: str = "cops") -> list[float]:
+    """Sums of absolute values, fit to divide by; see :func:`finite`."""
+    return finite(named, [float(vector.abs().sum(dtype=torch.float64)) for vector in vectors], op)
+
+
+def finite(named: Mapping[str, Scores], norms: Sequence[float], op: str = "cops") -> list[float]:
+    """The norms, with 1 for a score that is all zeros.
+
+    Raises:
+        ValueError: on an infinite one, with the score's argument.
+    """
+    for name, norm in zip(named, norms, strict=True):
+        if norm == math.inf:
+            raise ValueError(f"{op}: {name} must have absolute values of finite sum, got infinity")
+    return [norm or 1.0 for norm in norms]
