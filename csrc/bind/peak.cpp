@@ -1,0 +1,47 @@
+// The measured peak of one core, which benchmarks compare with.
+#include "peak.h"
+
+#include <algorithm>
+#include <chrono>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../cpu/kernels.h"
+
+namespace fbconv {
+namespace {
+
+double fma_gflops(double seconds) {
+  if (!(seconds > 0 && seconds <= 60)) {
+    throw std::invalid_argument("fma_gflops: seconds must be in (0, 60], got " +
+                                std::to_string(seconds));
+  }
+  using Clock = std::chrono::steady_clock;
+  constexpr int64_t kSteps = 100000;  // about a millisecond: long for the clock, short for the rest
+  constexpr int64_t kMaxChains = 16;
+  std::vector<float> lanes(kMaxChains * kernels<float>().lanes, 1.0f);
+  double best = 0;
+  const auto elapsed = [](Clock::time_point since) {
+    return std::chrono::duration<double>(Clock::now() - since).count();
+  };
+  const auto start = Clock::now();
+  do {
+    const auto begin = Clock::now();
+    const double operations = kernels<float>().multiply_adds(lanes.data(), 0.5f, 0.5f, kSteps);
+    best = std::max(best, operations / elapsed(begin));
+  } while (elapsed(start) < seconds);
+  if (lanes[0] != 1.0f) throw std::runtime_error("fma_gflops: 1 * 0.5 + 0.5 must stay 1");
+  return best * 1e-9;
+}
+
+}  // namespace
+
+void bind_peak(pybind11::module_& m) {
+  m.def("fma_gflops", &fma_gflops, pybind11::arg("seconds"),
+        pybind11::call_guard<pybind11::gil_scoped_release>(),
+        "Peak of one core in GFLOP/s: float32 multiply-adds on registers in the instruction set in "
+        "use, at the best of the milliseconds measured within `seconds`, (0, 60].");
+}
+
+}  // namespace fbconv
