@@ -58,7 +58,7 @@ def bench(
     threads: Annotated[int | None, typer.Option(min=1, help="Of torch; by default as many as torch takes.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds that medians are taken of.")] = ROUNDS,
     peers: Annotated[
-        bool, typer.Option(help=f"Measure {', '.join(PEERS)} too, those of them that can be imported.")
+        bool, typer.Option(help=f"Measure {', '.join(PEERS)} too, where their packages can be imported.")
     ] = True,
     quick: Annotated[bool, typer.Option("--quick", help="Batch 1 only: less than a minute.")] = False,
     everything: Annotated[
@@ -212,7 +212,6 @@ def _print(result: Mapping[str, object], peers: bool) -> None:
     tables += [means_table(result["geometric_means"])] if result["geometric_means"] else []
     for table in tables:
         print_whole(table)
-    missing = [name for name in PEERS if name not in result["peers"]]
+    missing = dict.fromkeys(package for name, package in PEERS.items() if name not in result["peers"])
     if peers and missing:
-        packages = ", ".join(PEERS[name] for name in missing)
-        print(f"fbconv: not measured, because not installed: {packages}", file=sys.stderr)
+        print(f"fbconv: peers not measured, because they cannot be imported: {', '.join(missing)}", file=sys.stderr)

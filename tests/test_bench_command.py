@@ -160,3 +160,10 @@ def test_out_is_checked_before_anything_is_measured(grids, monkeypatch, capsys, 
     assert run_main(monkeypatch, "--out", tmp_path / "file" / "out") == 2
     assert "out must be a folder that can be written to, got" in capsys.readouterr().err
     assert not grids
+
+
+def test_peers_that_cannot_be_imported_are_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    result = run("--layers", "tiny", "--rounds", 1, "--ops", "masked", "--passes", "forward", "--batch", 1)
+    assert result.exit_code == 0, result.output
+    assert "cannot be imported: scipy" in result.stderr

@@ -8,7 +8,7 @@ time as suits their columns.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,13 +21,22 @@ from torch import Tensor
 from .operands import Operands
 from .timing import Candidate
 
-PEERS = {"scipy": "scipy", "torch-csr": "torch", "mkl": "sparse_dot_mkl"}
+# Name -> the package that it needs; torch's matrices are made by scipy.
+PEERS = {"scipy": "scipy", "torch-csr": "scipy", "mkl": "sparse_dot_mkl"}
 _COLUMNS = 256  # at least so many per product: for long inner loops; few enough for the caches
 
 
 def installed_peers() -> list[str]:
-    """Names of the peers whose packages can be imported."""
-    return [name for name, package in PEERS.items() if importlib.util.find_spec(package) is not None]
+    """Names of the peers whose packages can be imported; sparse_dot_mkl finds its library only then."""
+    return [name for name, package in PEERS.items() if _importable(package)]
+
+
+def _importable(package: str) -> bool:
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        return False
+    return True
 
 
 def peer_candidate(operands: Operands, peer: str, op: str, direction: str) -> Candidate | None:
@@ -166,8 +175,9 @@ def _torch_multiplier(operands: Operands, transposed: bool) -> Callable[[Tensor]
 
 def _mkl_multiplier(operands: Operands, transposed: bool) -> Callable[[Tensor], Tensor]:
     from scipy.sparse import csr_matrix
-    from sparse_dot_mkl import dot_product_mkl
+    from sparse_dot_mkl import dot_product_mkl, mkl_set_num_threads
 
+    mkl_set_num_threads(torch.get_num_threads())
     matrix = _scipy_csr(operands)
     matrix = csr_matrix(matrix.T.tocsr() if transposed else matrix)
     return lambda columns: torch.from_numpy(dot_product_mkl(matrix, columns.numpy()))
