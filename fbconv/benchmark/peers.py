@@ -23,6 +23,7 @@ from .timing import Candidate
 
 # Name -> the package that it needs; torch's matrices are made by scipy.
 PEERS = {"scipy": "scipy", "torch-csr": "scipy", "mkl": "sparse_dot_mkl"}
+_PARTS = {"backward": ("grad-input", "grad-values"), "step": ("forward", "grad-input", "grad-values")}
 _COLUMNS = 256  # at least so many per product: for long inner loops; few enough for the caches
 
 
@@ -43,20 +44,27 @@ def peer_candidate(operands: Operands, peer: str, op: str, direction: str) -> Ca
     """One pass of a peer, which may skip rounds, or None if it has no such pass.
 
     Masked layers and filter bases have a forward pass and an input gradient; only torch has the product that the
-    gradient of masked weights is (``sampled_addmm``).
+    gradient of masked weights is (``sampled_addmm``), and with it whole backward passes and steps.
     """
+    calls = [_product(operands, peer, op, part) for part in _PARTS.get(direction, (direction,))]
+    if None in calls:
+        return None
+    if len(calls) == 1:
+        return Candidate(torch.no_grad()(calls[0]), may_skip=True)
+    return Candidate(torch.no_grad()(lambda: tuple(call() for call in calls)), may_skip=True)
+
+
+def _product(operands: Operands, peer: str, op: str, direction: str) -> Callable[[], Tensor] | None:
     if op == "frozen":
         return None
     columns = _columns(operands, op)
-    if direction == "forward":
-        multiply = _MULTIPLIERS[peer](operands, False)
-        return Candidate(torch.no_grad()(lambda: columns.forward(multiply)), may_skip=True)
-    if direction == "grad-input":
-        multiply = _MULTIPLIERS[peer](operands, True)
-        return Candidate(torch.no_grad()(lambda: columns.grad_input(multiply)), may_skip=True)
-    if direction == "grad-values" and (peer, op) == ("torch-csr", "masked"):
+    if direction != "grad-values":
+        transposed = direction == "grad-input"
+        multiply = _MULTIPLIERS[peer](operands, transposed)
+        return lambda: (columns.grad_input if transposed else columns.forward)(multiply)
+    if (peer, op) == ("torch-csr", "masked"):
         matrix = _torch_csr(operands, transposed=False)
-        return Candidate(torch.no_grad()(lambda: columns.grad_values(matrix)), may_skip=True)
+        return lambda: columns.grad_values(matrix)
     return None
 
 
