@@ -77,7 +77,7 @@ def bench(
     Dense is the better of torch's two memory formats. Values change in place between calls, as in training, but for
     forward passes at batch 1. Useful GFLOP/s count two operations for each kept weight at each output position (for
     filter bases those of basis first on live columns); their share is of the peak measured on this machine. Writes
-    layers-THREADScore.json and a picture for each layer.
+    layers-Ncore.json (for N threads) and a picture for each layer.
     """
     if quick and everything:
         raise typer.BadParameter("at most one of --quick and --all can be given")

@@ -23,9 +23,9 @@ def table_of(rows: Sequence[Mapping[str, object]], title: str) -> Table:
             table.add_section()
         before = _section(row)
         table.add_row(
-            row["layer"], str(row["batch"]), f"{row['sparsity']:g}", row["op"], row["pass"], f"{row['dense_ms']:.3g}",
-            f"{row['ours_ms']:.3g}", _times(row["speed_up"]), _times(row["over_peers"].get("scipy")),
-            f"{row['useful_gflops']:.3g}", f"{100 * row['peak_share']:.3g} %",
+            row["layer"], str(row["batch"]), f"{row['sparsity']:g}", row["op"], row["pass"], _figure(row["dense_ms"]),
+            _figure(row["ours_ms"]), _times(row["speed_up"]), _times(row["over_peers"].get("scipy")),
+            _figure(row["useful_gflops"]), f"{100 * row['peak_share']:.3g} %",
         )  # fmt: skip
     return table
 
@@ -48,6 +48,10 @@ def _table(title: str, *columns: str) -> Table:
 
 def _section(row: Mapping[str, object]) -> tuple[object, ...]:
     return row["layer"], row["batch"], row["sparsity"]
+
+
+def _figure(value: float) -> str:
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
 
 
 def _times(ratio: float | None) -> str:
