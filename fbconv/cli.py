@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import cops_command, score_command
+from . import bench_command, cops_command, score_command
 from . import train as training
 from .data import DATA_SETS
 from .experiment import BACKENDS, MODES, SPACES, Config, environment, write_json
@@ -168,6 +168,7 @@ def reproduce(
 
 app.command(epilog=score_command.EPILOG)(score_command.score)
 app.command(epilog=cops_command.EPILOG)(cops_command.cops)
+app.command(epilog=bench_command.EPILOG)(bench_command.bench)
 
 
 @app.command(epilog="Example: fbconv info --json")

@@ -41,6 +41,12 @@ sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *selection]))
     assert " passed" in result.stdout
 
 
+@pytest.mark.parametrize("capability", SUPPORTED)
+def test_every_instruction_set_has_a_peak(capability):
+    result = python("-c", "import fbconv; print(fbconv._C.fma_gflops(0.01))", capability=capability)
+    assert float(result.stdout) > 0, result.stderr
+
+
 def test_the_best_instruction_set_is_chosen():
     if "FBCONV_CPU_CAPABILITY" in os.environ:
         pytest.skip("FBCONV_CPU_CAPABILITY forces another one")

@@ -5,6 +5,7 @@
 #include "../cpu/kernels.h"
 #include "cops.h"
 #include "fbconv_build_info.h"
+#include "peak.h"
 
 namespace py = pybind11;
 
@@ -32,4 +33,5 @@ PYBIND11_MODULE(_C, m) {
         "The CPU instruction set in use: \"default\", \"avx2\" or \"avx512\" "
         "(FBCONV_CPU_CAPABILITY forces one).");
   fbconv::bind_cops(m);
+  fbconv::bind_peak(m);
 }

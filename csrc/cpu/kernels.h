@@ -45,6 +45,9 @@ struct KernelTable {
   // A rectangle from one strided map to another.
   void (*copy)(T* to, int64_t to_row, int64_t to_column, const T* from, int64_t from_row,
                int64_t from_column, int64_t rows, int64_t columns);
+
+  // `steps` multiply-adds of every one of `lanes` elements of up to 16 vectors; their operations.
+  double (*multiply_adds)(T* lanes, T factor, T term, int64_t steps);
 };
 
 // The table in use: the best the CPU has, or what FBCONV_CPU_CAPABILITY=default|avx2|avx512 asks

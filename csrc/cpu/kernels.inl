@@ -21,11 +21,12 @@ namespace {
 #include "copy.inl"
 #include "correlate.inl"
 #include "gather.inl"
+#include "peak.inl"
 
 template <typename T>
 constexpr KernelTable<T> table() {
   return {Vec<T>::kLanes, gather<T>,        correlate<T>, copy_masked<T>,
-          pack_images<T>, unpack_images<T>, copy<T>};
+          pack_images<T>, unpack_images<T>, copy<T>,      multiply_adds<T>};
 }
 
 }  // namespace
