@@ -51,6 +51,12 @@ void make_taps(const ConvGeometry& g, const Tiling& t, const PlaceOf& place_of, 
   }
 }
 
+void set_kinds(const TapTable& taps, Planes* planes) {
+  planes->numbers = taps.planes;
+  const Plane* kinds = taps.plane_list.data();
+  std::copy(kinds, kinds + taps.planes, planes->kinds.reserve(taps.planes));
+}
+
 }  // namespace
 
 void make_forward_taps(const ConvGeometry& g, const Tiling& t, TapTable* taps) {
@@ -130,7 +136,7 @@ void make_blocks(const EntryLists& from, int64_t planes, int64_t block_planes, i
 }
 
 void make_all_planes(const TapTable& taps, int64_t channels, Planes* planes) {
-  planes->numbers = taps.planes;
+  set_kinds(taps, planes);
   planes->count = channels * taps.planes;
   Plane* list = planes->list.reserve(planes->count);
   for (int64_t i = 0; i < planes->count; ++i) {
@@ -143,7 +149,7 @@ void drop_dead_planes(const TapTable& taps, int64_t channels, EntryLists* entrie
   std::vector<int32_t> number(channels * taps.planes, -1);
   Entry* list = entries->list.data();
   for (int64_t k = 0; k < entries->entries; ++k) number[list[k].plane] = 0;
-  planes->numbers = taps.planes;
+  set_kinds(taps, planes);
   planes->count = 0;
   planes->list.reserve(static_cast<int64_t>(number.size()));
   for (size_t i = 0; i < number.size(); ++i) {

@@ -14,10 +14,11 @@ struct Plane {
   int32_t channel, phase_h, phase_w, shift_h, shift_w, number;
 };
 
-// The planes that are read at all, in rising order of channels.
+// The planes that are read at all, in rising order of channels; `kinds` are those of channel 0 by
+// their number.
 struct Planes {
-  int64_t count = 0, numbers = 0;  // numbers: that a plane of a channel may have
-  Buffer<Plane> list;
+  int64_t count = 0, numbers = 0;
+  Buffer<Plane> list, kinds;
 };
 
 // Where the taps of a kernel lie in a channel's planes.

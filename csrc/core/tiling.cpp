@@ -11,9 +11,10 @@ namespace {
 // Tiles stay in a core's second cache.  Packing images is so dear that what neighbouring tiles
 // would pack twice costs more than a source that does not quite fit: it is read block by block
 // anyway.
-constexpr int64_t kTileBytes = 480 * 1024, kImageTileBytes = 1200 * 1024;
-// One packed vector against one multiply-add: copied with a mask, or transposed.
-constexpr double kCopyCost = 1.5, kTransposeCost = 4;
+constexpr int64_t kTileBytes = 640 * 1024, kImageTileBytes = 1200 * 1024;
+// One vector packed (copied with a mask, or transposed) and one unaligned multiply-add, against an
+// aligned multiply-add, all of them waiting for the second cache now and then.
+constexpr double kCopyCost = 5, kTransposeCost = 7, kUnalignedCost = 1.8;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -29,13 +30,11 @@ double grid_vectors(const Sweep& s, const Workload& work, Lanes kind) {
 
 double cost(const Sweep& s, const Workload& work, Lanes kind) {
   const double vectors = grid_vectors(s, work, kind);
-  const double packed =
-      static_cast<double>(work.source_channels * planes_per_channel(s, kind)) * vectors;
-  const double moved = static_cast<double>(work.out_lists) * vectors;
-  if (kind == Lanes::kImages) {
-    return static_cast<double>(work.entries) * vectors + kTransposeCost * (packed + moved);
-  }
-  return static_cast<double>(work.entries) * vectors + kCopyCost * (packed + moved);
+  const double lists = static_cast<double>(work.source_channels * planes_per_channel(s, kind));
+  const double moved = (lists + static_cast<double>(work.out_lists)) * vectors;
+  const double multiplied = static_cast<double>(work.entries) * vectors;
+  return multiplied * (kind == Lanes::kPlain ? kUnalignedCost : 1) +
+         moved * (kind == Lanes::kImages ? kTransposeCost : kCopyCost);
 }
 
 // Bytes that a tile of `rows` grid rows of `images` images takes.
@@ -68,9 +67,10 @@ int64_t planes_per_channel(const Sweep& s, Lanes kind) {
   return down * (copied ? s.w.copies : s.w.source.phases);
 }
 
-Lanes choose_lanes(const Sweep& sweep, const Workload& work) {
+Lanes choose_lanes(const Sweep& sweep, const Workload& work, bool may_be_plain) {
   Lanes best = Lanes::kColumns;
-  for (const Lanes kind : {Lanes::kTaps, Lanes::kImages}) {
+  for (const Lanes kind : {Lanes::kTaps, Lanes::kImages, Lanes::kPlain}) {
+    if (kind == Lanes::kPlain && !may_be_plain) continue;
     if (cost(sweep, work, kind) < cost(sweep, work, best)) best = kind;
   }
   return best;

@@ -9,7 +9,9 @@
 //            shift a tap has.  For wide maps.
 //   taps     lanes = neighbouring pixels of a map; the source is packed once for every tap.  For
 //            single small maps, of which several rows share a vector.
-//   plain    lanes = neighbouring pixels of a row, packed once: loads are not aligned.
+//   plain    lanes = neighbouring pixels of a row, packed once: loads are not aligned, and lanes
+//   beyond
+//            a line hold what comes next.  For the sparsest gathers on wide maps.
 #pragma once
 
 #include "sweep.h"
@@ -52,8 +54,9 @@ struct Workload {
   int64_t element_size, lanes, threads;
 };
 
-// The cheapest kind of lanes for a sweep; `plain` is only taken when asked for (make_tiling).
-Lanes choose_lanes(const Sweep& sweep, const Workload& work);
+// The cheapest kind of lanes for a sweep.  Only passes that throw away the lanes beyond a line may
+// have them plain.
+Lanes choose_lanes(const Sweep& sweep, const Workload& work, bool may_be_plain);
 Tiling make_tiling(const Sweep& sweep, const Workload& work, Lanes kind);
 Tile tile_at(const Tiling& tiling, const Sweep& sweep, int64_t batch, int64_t number);
 

@@ -19,8 +19,9 @@ inline typename Vec<T>::Type correlate_entry(const T* source, int64_t x_line,
 }
 
 template <typename T, int R, int C>
-inline void correlate_step(const T* x, int64_t x_line, const T* y, int64_t y_line,
-                           const int32_t* offset, int32_t count, T* sums) {
+__attribute__((always_inline)) inline void correlate_step(const T* x, int64_t x_line, const T* y,
+                                                          int64_t y_line, const int32_t* offset,
+                                                          int32_t count, T* sums) {
   using V = Vec<T>;
   typename V::Type grad[R * C];
 #pragma GCC unroll 8

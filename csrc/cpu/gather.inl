@@ -4,8 +4,10 @@
 // A small step walks several entries at once, each into sums of its own: one chain of additions
 // would wait for itself.
 template <typename T, int R, int C>
-inline void gather_step(const T* x, int64_t x_line, T* y, int64_t y_line, const int32_t* offset,
-                        const T* values, int32_t count, T bias, bool accumulate) {
+__attribute__((always_inline)) inline void gather_step(const T* x, int64_t x_line, T* y,
+                                                       int64_t y_line, const int32_t* offset,
+                                                       const T* values, int32_t count, T bias,
+                                                       bool accumulate) {
   using V = Vec<T>;
   constexpr int kChains = R * C >= 5 ? 1 : 8 / (R * C);
   typename V::Type sum[kChains][R * C];

@@ -25,7 +25,7 @@ namespace {
 
 template <typename T>
 constexpr KernelTable<T> table() {
-  return {Vec<T>::kLanes, gather<T>,        correlate<T>, copy_masked<T>,
+  return {Vec<T>::kLanes, gather<T>,        correlate<T>, copy_lines<T>,
           pack_images<T>, unpack_images<T>, copy<T>,      multiply_adds<T>};
 }
 

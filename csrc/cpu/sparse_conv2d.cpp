@@ -21,11 +21,6 @@ struct SparsePlan {
   }
 };
 
-PlanKey key_of(const ConvGeometry& g, const PatternView& p, int64_t element_size, int64_t lanes,
-               int64_t threads) {
-  return {p.content, g, 0, 0, 0, p.nnz, element_size, lanes, threads};
-}
-
 void finish_plan(const EntryLists& entries, int64_t element_size, SparsePlan* plan) {
   const Tiling& t = plan->tiling;
   require_reachable(plan->planes.count, t.plane);
@@ -34,27 +29,48 @@ void finish_plan(const EntryLists& entries, int64_t element_size, SparsePlan* pl
   make_blocks(entries, plan->planes.count, per, t.plane, false, &plan->lists);
 }
 
-void make_forward_plan(const ConvGeometry& g, const PatternView& p, int64_t element_size,
-                       int64_t lanes, int64_t threads, SparsePlan* plan) {
-  plan->sweep = forward_sweep(g);
-  const Workload work{g.batch,        g.in_channels, p.nnz, 0,
-                      g.out_channels, element_size,  lanes, threads};
-  plan->tiling = make_tiling(plan->sweep, work, choose_lanes(plan->sweep, work));
+// What plans are made for.
+struct Problem {
+  const ConvGeometry& g;
+  const PatternView& p;
+  int64_t element_size, lanes, threads;
+
+  PlanKey key() const { return {p.content, g, 0, 0, 0, p.nnz, element_size, lanes, threads}; }
+  Workload work(int64_t source_channels, int64_t out_lists) const {
+    return {g.batch, source_channels, p.nnz, 0, out_lists, element_size, lanes, threads};
+  }
+};
+
+void make_forward_plan(const Problem& b, bool may_be_plain, SparsePlan* plan) {
+  plan->sweep = forward_sweep(b.g);
+  const Workload work = b.work(b.g.in_channels, b.g.out_channels);
+  plan->tiling = make_tiling(plan->sweep, work, choose_lanes(plan->sweep, work, may_be_plain));
   EntryLists entries;
-  make_forward_lists(g, p, plan->tiling, &entries, &plan->planes);
-  finish_plan(entries, element_size, plan);
+  make_forward_lists(b.g, b.p, plan->tiling, &entries, &plan->planes);
+  finish_plan(entries, b.element_size, plan);
 }
 
-void make_adjoint_plan(const ConvGeometry& g, const PatternView& p, int64_t element_size,
-                       int64_t lanes, int64_t threads, SparsePlan* plan) {
-  plan->sweep = adjoint_sweep(g);
-  const Workload work{
-      g.batch,      g.out_channels, p.nnz,  0, g.in_channels * plan->sweep.out_phases(),
-      element_size, lanes,          threads};
-  plan->tiling = make_tiling(plan->sweep, work, choose_lanes(plan->sweep, work));
+void make_output_plan(const Problem& b, SparsePlan* plan) { make_forward_plan(b, true, plan); }
+// Correlations multiply all lanes, so that lanes beyond a line must hold zeros.
+void make_weight_plan(const Problem& b, SparsePlan* plan) { make_forward_plan(b, false, plan); }
+
+void make_adjoint_plan(const Problem& b, SparsePlan* plan) {
+  plan->sweep = adjoint_sweep(b.g);
+  const Workload work = b.work(b.g.out_channels, b.g.in_channels * plan->sweep.out_phases());
+  plan->tiling = make_tiling(plan->sweep, work, choose_lanes(plan->sweep, work, true));
   EntryLists entries;
-  make_adjoint_lists(g, p, plan->sweep, plan->tiling, &entries, &plan->planes);
-  finish_plan(entries, element_size, plan);
+  make_adjoint_lists(b.g, b.p, plan->sweep, plan->tiling, &entries, &plan->planes);
+  finish_plan(entries, b.element_size, plan);
+}
+
+using MakePlan = void (*)(const Problem&, SparsePlan*);
+
+template <MakePlan make, typename T>
+std::shared_ptr<const SparsePlan> plan_for(const ConvGeometry& g, const PatternView& p,
+                                           const Parallel& parallel) {
+  static PlanCache<SparsePlan> cache;
+  const Problem problem{g, p, sizeof(T), kernels<T>().lanes, parallel.threads};
+  return cache.get(problem.key(), [&](SparsePlan* plan) { make(problem, plan); });
 }
 
 template <typename Pass>
@@ -65,26 +81,6 @@ void set_tiles(const SparsePlan& plan, int64_t batch, Pass* pass) {
   pass->planes = &plan.planes;
 }
 
-template <typename T>
-std::shared_ptr<const SparsePlan> forward_plan(const ConvGeometry& g, const PatternView& p,
-                                               const Parallel& parallel) {
-  static PlanCache<SparsePlan> cache;
-  const int64_t lanes = kernels<T>().lanes;
-  return cache.get(key_of(g, p, sizeof(T), lanes, parallel.threads), [&](SparsePlan* plan) {
-    make_forward_plan(g, p, sizeof(T), lanes, parallel.threads, plan);
-  });
-}
-
-template <typename T>
-std::shared_ptr<const SparsePlan> adjoint_plan(const ConvGeometry& g, const PatternView& p,
-                                               const Parallel& parallel) {
-  static PlanCache<SparsePlan> cache;
-  const int64_t lanes = kernels<T>().lanes;
-  return cache.get(key_of(g, p, sizeof(T), lanes, parallel.threads), [&](SparsePlan* plan) {
-    make_adjoint_plan(g, p, sizeof(T), lanes, parallel.threads, plan);
-  });
-}
-
 }  // namespace
 
 template <typename T>
@@ -93,7 +89,7 @@ void sparse_conv2d(const ConvGeometry& geometry, const PatternView& p, MapView<c
   const ConvGeometry g = rows_as_images(geometry);
   if (g.batch == 0) return;
   thread_local Buffer<T> ordered;
-  const auto plan = forward_plan<T>(g, p, parallel);
+  const auto plan = plan_for<make_output_plan, T>(g, p, parallel);
   GatherPass<T> pass;
   set_tiles(*plan, g.batch, &pass);
   pass.source = rows_as_images(geometry, input);
@@ -111,7 +107,7 @@ void sparse_conv2d_grad_input(const ConvGeometry& geometry, const PatternView& p
   const ConvGeometry g = rows_as_images(geometry);
   if (g.batch == 0) return;
   thread_local Buffer<T> ordered;
-  const auto plan = adjoint_plan<T>(g, p, parallel);
+  const auto plan = plan_for<make_adjoint_plan, T>(g, p, parallel);
   GatherPass<T> pass;
   set_tiles(*plan, g.batch, &pass);
   pass.source = rows_as_images(geometry, grad);
@@ -130,7 +126,7 @@ void sparse_conv2d_grad_values(const ConvGeometry& geometry, const PatternView& 
     std::fill(grad_values, grad_values + p.nnz, T(0));
     return;
   }
-  const auto plan = forward_plan<T>(g, p, parallel);
+  const auto plan = plan_for<make_weight_plan, T>(g, p, parallel);
   CorrelatePass<T> pass;
   set_tiles(*plan, g.batch, &pass);
   pass.grad_channels = g.out_channels;

@@ -31,12 +31,8 @@ struct Window {
   int64_t row_step, column_step, image_step;
 
   int64_t points() const { return h.count() * w.count(); }
+  int64_t points_before() const { return h.before() * w.length + w.before(); }
   bool empty() const { return points() == 0; }
-  Window of_channel(int64_t channel, int64_t stride) const {
-    Window moved = *this;
-    moved.first += channel * stride;
-    return moved;
-  }
   // Rows follow each other in the map without a gap.
   bool dense() const { return column_step == 1 && (row_step == w.count() || h.count() == 1); }
 };
@@ -101,100 +97,91 @@ void point_masks(const Span& h, const Span& w, int64_t lanes, int64_t vectors, u
   }
 }
 
-// The windows of planes that differ only in their channel, with the masks of their vectors.
-template <typename T>
-class Windows {
- public:
-  Windows(int64_t numbers, int64_t vectors)
-      : vectors_(vectors), windows_(numbers), known_(numbers), bits_(numbers * vectors) {}
-
-  template <typename Make>
-  const Window<T>& get(int64_t number, const Tiling& t, const Make& make) {
-    if (!known_[number]) {
-      const Window<T>& made = windows_[number] = make();
-      uint16_t* mask = bits_.data() + number * vectors_;
-      if (t.kind == Lanes::kTaps) {
-        point_masks(made.h, made.w, t.lanes, vectors_, mask);
-      } else if (t.kind != Lanes::kImages) {
-        line_masks(made.w, t.lanes, vectors_, mask);
-      }
-      known_[number] = 1;
-    }
-    return windows_[number];
-  }
-  const uint16_t* mask(int64_t number) const { return bits_.data() + number * vectors_; }
-  int64_t vectors() const { return vectors_; }
-
- private:
-  int64_t vectors_;
-  std::vector<Window<T>> windows_;
-  std::vector<char> known_;
-  std::vector<uint16_t> bits_;
+// How the pixel lanes of a list are packed from a window; all channels' lists have the same.
+struct Recipe {
+  bool whole_lines = false;  // of neighbouring elements, that copy_lines can take
+  int64_t before = 0;        // elements of the list that come before the first line
+  int64_t start = 0;         // of that line in the map, from the window's first element
+  int64_t to_line = 0, from_line = 0, lines = 0, vectors = 0;
+  std::vector<uint16_t> mask;
 };
 
-// Lines of pixels: `line` elements apart in the tile, of which `lines` are there.
+// Lines of pixels, to_line elements apart.
 template <typename T>
-void pack_lines(const KernelTable<T>& k, const Window<const T>& from, const uint16_t* mask,
-                int64_t vectors, int64_t line, int64_t size, T* to) {
-  if (from.empty()) return zero(to, size);
-  zero(to, from.h.before() * line);
-  T* inside = to + from.h.before() * line;
-  const int64_t count = from.h.count();
-  T* end = inside + count * line;
-  if (from.column_step == 1) {
-    const T* row = from.first - from.w.before();
-    for (int64_t r = 0; r < count; ++r) {
-      k.copy_masked(inside + r * line, row + r * from.row_step, mask, vectors);
-    }
-  } else {
-    zero(inside, count * line);
-    k.copy(inside + from.w.before(), line, 1, from.first, from.row_step, from.column_step, count,
-           from.w.count());
-  }
-  zero(end, to + size - end);
+Recipe line_recipe(const Window<T>& from, int64_t to_line, int64_t lanes, int64_t vectors) {
+  Recipe recipe;
+  recipe.to_line = to_line;
+  recipe.vectors = vectors;
+  if (from.empty()) return recipe;
+  recipe.whole_lines = from.column_step == 1;
+  recipe.before = from.h.before() * to_line;
+  recipe.start = -from.w.before();
+  recipe.from_line = from.row_step;
+  recipe.lines = from.h.count();
+  recipe.mask.resize(vectors);
+  line_masks(from.w, lanes, vectors, recipe.mask.data());
+  return recipe;
 }
 
-// All points of every image, row after row, each image from a whole vector on.
+// All points of every image, row after row, each image from a whole vector on.  A shift along a row
+// of the window is one along the map where their rows are equally long.
 template <typename T>
-void pack_points(const KernelTable<T>& k, const Window<const T>& from, const uint16_t* mask,
-                 int64_t images, int64_t vectors, int64_t size, T* to) {
-  const int64_t width = from.w.length, image_size = vectors * k.lanes;
-  if (from.empty()) return zero(to, size);
-  // A shift along a row of the window is one along the map if their rows are equally long.
-  const bool flat = from.column_step == 1 && from.row_step == width;
-  if (!flat) zero(to, images * image_size);
-  for (int64_t image = 0; image < images; ++image, to += image_size, size -= image_size) {
-    const T* first = from.first + image * from.image_step;
-    const int64_t start = from.h.before() * width + from.w.before();
-    if (flat) {
-      k.copy_masked(to, first - start, mask, vectors);
-    } else {
-      k.copy(to + start, width, 1, first, from.row_step, from.column_step, from.h.count(),
-             from.w.count());
-    }
+Recipe point_recipe(const Window<T>& from, int64_t images, int64_t lanes, int64_t vectors) {
+  Recipe recipe;
+  recipe.to_line = vectors * lanes;
+  recipe.vectors = vectors;
+  if (from.empty()) return recipe;
+  recipe.whole_lines = from.column_step == 1 && from.row_step == from.w.length;
+  recipe.start = -from.points_before();
+  recipe.from_line = from.image_step;
+  recipe.lines = images;
+  recipe.mask.resize(vectors);
+  point_masks(from.h, from.w, lanes, vectors, recipe.mask.data());
+  return recipe;
+}
+
+// One list of `size` elements by its recipe; `first` is the window's first element in this channel.
+template <typename T>
+void pack_pixels(const KernelTable<T>& k, const Tiling& t, const Window<const T>& from,
+                 const Recipe& recipe, const T* first, int64_t size, T* to) {
+  const int64_t end = recipe.before + recipe.lines * recipe.to_line;
+  if (recipe.whole_lines) {
+    if (recipe.before > 0) zero(to, recipe.before);
+    k.copy_lines(to + recipe.before, recipe.to_line, first + recipe.start, recipe.from_line,
+                 recipe.mask.data(), recipe.vectors, recipe.lines);
+    if (end < size) zero(to + end, size - end);
+    return;
   }
   zero(to, size);
+  if (from.empty()) return;
+  const bool points = t.kind == Lanes::kTaps;
+  const int64_t line = points ? from.w.length : recipe.to_line;
+  T* inside = to + from.h.before() * line + from.w.before();
+  for (int64_t image = 0; image < (points ? recipe.lines : 1); ++image) {
+    k.copy(inside + image * recipe.to_line, line, 1, first + image * from.image_step, from.row_step,
+           from.column_step, from.h.count(), from.w.count());
+  }
 }
 
 // One lane per image; `line` elements between lines.
 template <typename T>
-void pack_lanes(const KernelTable<T>& k, const Window<const T>& from, int64_t images, int64_t line,
-                int64_t size, T* to) {
+void pack_lanes(const KernelTable<T>& k, const Window<const T>& from, const T* first,
+                int64_t images, int64_t line, int64_t size, T* to) {
   if (from.empty()) return zero(to, size);
   if (!from.h.whole() || !from.w.whole() || images < k.lanes || from.column_step != 1) {
     zero(to, size);
   }
   T* inside = to + from.h.before() * line + from.w.before() * k.lanes;
   if (from.dense()) {
-    k.pack_images(inside, from.w.count(), line, from.first, from.image_step, images, from.points());
+    k.pack_images(inside, from.w.count(), line, first, from.image_step, images, from.points());
   } else if (from.column_step == 1) {
     for (int64_t r = 0; r < from.h.count(); ++r) {
-      k.pack_images(inside + r * line, from.w.count(), line, from.first + r * from.row_step,
+      k.pack_images(inside + r * line, from.w.count(), line, first + r * from.row_step,
                     from.image_step, images, from.w.count());
     }
   } else {
     for (int64_t image = 0; image < images; ++image) {
-      k.copy(inside + image, line, k.lanes, from.first + image * from.image_step, from.row_step,
+      k.copy(inside + image, line, k.lanes, first + image * from.image_step, from.row_step,
              from.column_step, from.h.count(), from.w.count());
     }
   }
@@ -202,14 +189,13 @@ void pack_lanes(const KernelTable<T>& k, const Window<const T>& from, int64_t im
 
 // Channels are neighbours in memory (channels_last, linear layers): a pixel of many at once.
 template <typename T>
-void pack_channel_run(const KernelTable<T>& k, const Window<const T>& from, int64_t images,
-                      int64_t line, int64_t pitch, int64_t run, T* to) {
+void pack_channel_run(const KernelTable<T>& k, const Window<const T>& from, const T* first,
+                      int64_t images, int64_t line, int64_t pitch, int64_t run, T* to) {
   if (!from.h.whole() || !from.w.whole()) zero(to, run * pitch);
   for (int64_t r = 0; r < from.h.count(); ++r) {
     for (int64_t c = 0; c < from.w.count(); ++c) {
       k.pack_images(to + (from.h.before() + r) * line + (from.w.before() + c) * k.lanes, 1, pitch,
-                    from.first + r * from.row_step + c * from.column_step, from.image_step, images,
-                    run);
+                    first + r * from.row_step + c * from.column_step, from.image_step, images, run);
     }
   }
 }
@@ -265,27 +251,33 @@ template <typename T>
 void pack_planes(const Sweep& sweep, const Tiling& t, const Tile& tile, MapView<const T> source,
                  const Planes& planes, int64_t begin, int64_t end, T* packed) {
   const KernelTable<T>& k = kernels<T>();
-  const bool points = t.kind == Lanes::kTaps;
+  const bool points = t.kind == Lanes::kTaps, images = t.kind == Lanes::kImages;
   const int64_t width = t.copies_columns() ? sweep.w.grid : sweep.w.grid + sweep.w.reach;
   const int64_t vectors = points ? t.line / t.images : (width + t.lanes - 1) / t.lanes;
+  // Plain planes are read in whole vectors beyond their last line.
+  const int64_t size = t.kind == Lanes::kPlain ? t.plane : t.source_lines * t.source_line;
   const Plane* list = planes.list.data();
-  Windows<const T> windows(planes.numbers, vectors);
+  std::vector<Window<const T>> windows(planes.numbers);
+  std::vector<Recipe> recipes(images ? 0 : planes.numbers);
+  for (int64_t i = 0; i < planes.numbers; ++i) {
+    const Window<const T> from = windows[i] =
+        source_window<T>(sweep, t, tile, source, planes.kinds.data()[i]);
+    if (images) continue;
+    recipes[i] = points ? point_recipe(from, tile.images, t.lanes, vectors)
+                        : line_recipe(from, t.source_line, t.lanes, vectors);
+  }
   for (int64_t i = begin; i < end; ++i) {
     T* to = packed + i * t.plane;
-    const int64_t number = list[i].number;
-    const Window<const T> from =
-        windows.get(number, t, [&] { return source_window<T>(sweep, t, tile, source, list[i]); })
-            .of_channel(list[i].channel, source.channel_stride);
-    if (points) {
-      pack_points(k, from, windows.mask(number), tile.images, vectors, t.plane, to);
-    } else if (t.kind != Lanes::kImages) {
-      pack_lines(k, from, windows.mask(number), vectors, t.source_line, t.plane, to);
+    const Window<const T>& from = windows[list[i].number];
+    const T* first = from.first + list[i].channel * source.channel_stride;
+    if (!images) {
+      pack_pixels(k, t, from, recipes[list[i].number], first, size, to);
     } else if (source.channel_stride == 1 && !from.empty()) {
       const int64_t run = channel_run(list, i, end);
-      pack_channel_run(k, from, tile.images, t.source_line, t.plane, run, to);
+      pack_channel_run(k, from, first, tile.images, t.source_line, t.plane, run, to);
       i += run - 1;
     } else {
-      pack_lanes(k, from, tile.images, t.source_line, t.plane, to);
+      pack_lanes(k, from, first, tile.images, t.source_line, size, to);
     }
   }
 }
@@ -294,23 +286,28 @@ template <typename T>
 void pack_grid(const Sweep& sweep, const Tiling& t, const Tile& tile, MapView<const T> map,
                int64_t begin, int64_t end, T* packed) {
   const KernelTable<T>& k = kernels<T>();
-  const bool points = t.kind == Lanes::kTaps;
+  const bool points = t.kind == Lanes::kTaps, images = t.kind == Lanes::kImages;
   const int64_t vectors = points ? t.line / t.images : t.line, line = t.line * t.lanes;
-  Windows<const T> windows(1, vectors);
-  const Window<const T> origin = windows.get(0, t, [&] { return out_window(sweep, tile, map, 0); });
+  const Window<const T> from = out_window(sweep, tile, map, 0);
+  const T* first = from.first + begin * map.channel_stride;
+  T* to = packed + begin * t.grid_pitch;
+  if (images && map.channel_stride == 1) {
+    pack_channel_run(k, from, first, tile.images, line, t.grid_pitch, end - begin, to);
+    return;
+  }
+  Recipe recipe;
+  if (!images) {
+    recipe = points ? point_recipe(from, tile.images, t.lanes, vectors)
+                    : line_recipe(from, line, t.lanes, vectors);
+  }
   for (int64_t channel = begin; channel < end; ++channel) {
-    T* to = packed + channel * t.grid_pitch;
-    const Window<const T> from = origin.of_channel(channel, map.channel_stride);
-    if (points) {
-      pack_points(k, from, windows.mask(0), tile.images, vectors, t.grid_pitch, to);
-    } else if (t.kind != Lanes::kImages) {
-      pack_lines(k, from, windows.mask(0), vectors, line, t.grid_pitch, to);
-    } else if (map.channel_stride == 1) {
-      pack_channel_run(k, from, tile.images, line, t.grid_pitch, end - channel, to);
-      return;
+    if (images) {
+      pack_lanes(k, from, first, tile.images, line, t.lines * line, to);
     } else {
-      pack_lanes(k, from, tile.images, line, t.grid_pitch, to);
+      pack_pixels(k, t, from, recipe, first, t.lines * line, to);
     }
+    to += t.grid_pitch;
+    first += map.channel_stride;
   }
 }
 
@@ -329,7 +326,8 @@ void unpack_rows(const Sweep& sweep, const Tiling& t, const Tile& tile, const T*
   const KernelTable<T>& k = kernels<T>();
   const int64_t phases = sweep.out_phases();
   if (t.kind == Lanes::kImages && out.channel_stride == 1 && phases == 1) {
-    const Window<T> to = out_window(sweep, tile, out, 0).of_channel(begin, 1);
+    Window<T> to = out_window(sweep, tile, out, 0);
+    to.first += begin;
     for (int64_t r = 0; r < to.h.count(); ++r) {
       for (int64_t c = 0; c < to.w.count(); ++c) {
         k.unpack_images(to.first + r * to.row_step + c * to.column_step, to.image_step, tile.images,
@@ -340,11 +338,12 @@ void unpack_rows(const Sweep& sweep, const Tiling& t, const Tile& tile, const T*
     return;
   }
   for (int64_t phase = 0; phase < phases; ++phase) {
-    const Window<T> origin = out_window(sweep, tile, out, phase);
+    Window<T> to = out_window(sweep, tile, out, phase);
+    T* const first_channel = to.first;
     const int64_t first = begin + (phase - begin % phases + phases) % phases;
     for (int64_t row = first; row < end; row += phases) {
-      unpack_window(k, t, tile, packed + (row - begin) * t.grid_pitch,
-                    origin.of_channel(row / phases, out.channel_stride));
+      to.first = first_channel + row / phases * out.channel_stride;
+      unpack_window(k, t, tile, packed + (row - begin) * t.grid_pitch, to);
     }
   }
 }
