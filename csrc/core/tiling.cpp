@@ -11,10 +11,10 @@ namespace {
 // Tiles stay in a core's second cache.  Packing images is so dear that what neighbouring tiles
 // would pack twice costs more than a source that does not quite fit: it is read block by block
 // anyway.
-constexpr int64_t kTileBytes = 640 * 1024, kImageTileBytes = 1200 * 1024;
+constexpr int64_t kTileBytes = 480 * 1024, kImageTileBytes = 1200 * 1024;
 // One vector packed (copied with a mask, or transposed) and one unaligned multiply-add, against an
 // aligned multiply-add, all of them waiting for the second cache now and then.
-constexpr double kCopyCost = 5, kTransposeCost = 7, kUnalignedCost = 1.8;
+constexpr double kCopyCost = 5, kTransposeCost = 14, kUnalignedCost = 1.8;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

@@ -55,6 +55,8 @@ __attribute__((always_inline)) inline void gather_step(const T* x, int64_t x_lin
   }
 }
 
+constexpr int64_t kRowsAhead = 4;
+
 // All rows over one step before the next: what they read of a block stays in the first cache.
 template <typename T, int R, int C>
 __attribute__((noinline)) void gather_rows(const ListWork<T>& work, const T* x, const T* values,
@@ -62,6 +64,14 @@ __attribute__((noinline)) void gather_rows(const ListWork<T>& work, const T* x, 
   for (int64_t row = work.row_begin; row < work.row_end; ++row, y += work.y_row) {
     const int32_t first = work.ptr[row], count = work.ptr[row + 1] - first;
     if (accumulate && count == 0) continue;
+    // Short lists are done before memory has fetched what they are going to write.
+    if (!accumulate) {
+#pragma GCC unroll 8
+      for (int i = 0; i < R * C; ++i) {
+        __builtin_prefetch(
+            y + kRowsAhead * work.y_row + i / C * work.y_line + i % C * Vec<T>::kLanes, 1);
+      }
+    }
     gather_step<T, R, C>(x, work.x_line, y, work.y_line, work.offset + first, values + first, count,
                          bias ? bias[row] : T(0), accumulate);
   }

@@ -103,7 +103,10 @@ struct Recipe {
   int64_t before = 0;        // elements of the list that come before the first line
   int64_t start = 0;         // of that line in the map, from the window's first element
   int64_t to_line = 0, from_line = 0, lines = 0, vectors = 0;
+  int64_t lanes = 0;
   std::vector<uint16_t> mask;
+
+  int64_t mask_elements() const { return vectors * lanes; }
 };
 
 // Lines of pixels, to_line elements apart.
@@ -112,6 +115,7 @@ Recipe line_recipe(const Window<T>& from, int64_t to_line, int64_t lanes, int64_
   Recipe recipe;
   recipe.to_line = to_line;
   recipe.vectors = vectors;
+  recipe.lanes = lanes;
   if (from.empty()) return recipe;
   recipe.whole_lines = from.column_step == 1;
   recipe.before = from.h.before() * to_line;
@@ -130,6 +134,7 @@ Recipe point_recipe(const Window<T>& from, int64_t images, int64_t lanes, int64_
   Recipe recipe;
   recipe.to_line = vectors * lanes;
   recipe.vectors = vectors;
+  recipe.lanes = lanes;
   if (from.empty()) return recipe;
   recipe.whole_lines = from.column_step == 1 && from.row_step == from.w.length;
   recipe.start = -from.points_before();
@@ -138,6 +143,17 @@ Recipe point_recipe(const Window<T>& from, int64_t images, int64_t lanes, int64_
   recipe.mask.resize(vectors);
   point_masks(from.h, from.w, lanes, vectors, recipe.mask.data());
   return recipe;
+}
+
+// Asks for what the next channel's lists read: every channel is a new page to the hardware, which
+// would start guessing anew.
+template <typename T>
+void fetch_lines(const Recipe& recipe, const T* first) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t line = 0; line < recipe.lines; ++line) {
+    const T* from = first + recipe.start + line * recipe.from_line;
+    for (int64_t i = 0; i < recipe.mask_elements(); i += kLine) __builtin_prefetch(from + i);
+  }
 }
 
 // One list of `size` elements by its recipe; `first` is the window's first element in this channel.
@@ -271,7 +287,12 @@ void pack_planes(const Sweep& sweep, const Tiling& t, const Tile& tile, MapView<
     const Window<const T>& from = windows[list[i].number];
     const T* first = from.first + list[i].channel * source.channel_stride;
     if (!images) {
-      pack_pixels(k, t, from, recipes[list[i].number], first, size, to);
+      const Recipe& recipe = recipes[list[i].number];
+      const bool new_channel = i == begin || list[i].channel != list[i - 1].channel;
+      if (new_channel && recipe.whole_lines) {
+        fetch_lines(recipe, first + source.channel_stride);
+      }
+      pack_pixels(k, t, from, recipe, first, size, to);
     } else if (source.channel_stride == 1 && !from.empty()) {
       const int64_t run = channel_run(list, i, end);
       pack_channel_run(k, from, first, tile.images, t.source_line, t.plane, run, to);
@@ -313,8 +334,8 @@ void pack_grid(const Sweep& sweep, const Tiling& t, const Tile& tile, MapView<co
 
 template <typename T>
 T* direct_rows(const Sweep& sweep, const Tiling& t, const Tile& tile, MapView<T> out) {
-  if (t.kind != Lanes::kColumns || sweep.out_phases() != 1 || out.column_stride != 1)
-    return nullptr;
+  const bool lines = t.kind == Lanes::kColumns || t.kind == Lanes::kPlain;
+  if (!lines || sweep.out_phases() != 1 || out.column_stride != 1) return nullptr;
   const Window<T> to = out_window(sweep, tile, out, 0);
   const bool all = to.h.whole() && to.w.whole() && to.w.count() == t.line * t.lanes;
   return all ? to.first : nullptr;
