@@ -67,13 +67,10 @@ int64_t planes_per_channel(const Sweep& s, Lanes kind) {
   return down * (copied ? s.w.copies : s.w.source.phases);
 }
 
-Lanes choose_lanes(const Sweep& sweep, const Workload& work, bool may_be_plain) {
-  Lanes best = Lanes::kColumns;
-  for (const Lanes kind : {Lanes::kTaps, Lanes::kImages, Lanes::kPlain}) {
-    if (kind == Lanes::kPlain && !may_be_plain) continue;
-    if (cost(sweep, work, kind) < cost(sweep, work, best)) best = kind;
-  }
-  return best;
+Lanes choose_lanes(const Sweep& sweep, const Workload& work, std::initializer_list<Lanes> kinds) {
+  return *std::min_element(kinds.begin(), kinds.end(), [&](Lanes a, Lanes b) {
+    return cost(sweep, work, a) < cost(sweep, work, b);
+  });
 }
 
 Tiling make_tiling(const Sweep& sweep, const Workload& work, Lanes kind) {

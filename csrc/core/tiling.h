@@ -14,6 +14,8 @@
 //            a line hold what comes next.  For the sparsest gathers on wide maps.
 #pragma once
 
+#include <initializer_list>
+
 #include "sweep.h"
 
 namespace fbconv {
@@ -54,9 +56,8 @@ struct Workload {
   int64_t element_size, lanes, threads;
 };
 
-// The cheapest kind of lanes for a sweep.  Only passes that throw away the lanes beyond a line may
-// have them plain.
-Lanes choose_lanes(const Sweep& sweep, const Workload& work, bool may_be_plain);
+// The cheapest of some kinds of lanes for a sweep.
+Lanes choose_lanes(const Sweep& sweep, const Workload& work, std::initializer_list<Lanes> kinds);
 Tiling make_tiling(const Sweep& sweep, const Workload& work, Lanes kind);
 Tile tile_at(const Tiling& tiling, const Sweep& sweep, int64_t batch, int64_t number);
 

@@ -53,10 +53,14 @@ int64_t inner_block(int64_t columns, int64_t row_bytes, const EntryLists& outer,
 // A first estimate of the columns, before there is a tiling: all but those that no row uses.
 int64_t held_columns(int64_t columns) { return std::min<int64_t>(columns, 64); }
 
+Lanes aligned_lanes(const Sweep& sweep, const Workload& work) {
+  return choose_lanes(sweep, work, {Lanes::kColumns, Lanes::kTaps, Lanes::kImages});
+}
+
 // Lanes for passes whose inner rows are read with shifts: these exist only once, so their copies
 // cannot be aligned.
 Lanes shared_lanes(const Sweep& sweep, const Workload& work) {
-  return choose_lanes(sweep, work, true) == Lanes::kImages ? Lanes::kImages : Lanes::kPlain;
+  return choose_lanes(sweep, work, {Lanes::kPlain, Lanes::kImages});
 }
 
 void check_reach(const BasisPlan& plan, int64_t inner_rows, int64_t inner_pitch) {
@@ -71,7 +75,7 @@ void make_basis_first(const BasisProblem& b, BasisPlan* plan) {
   plan->sweep = forward_sweep(b.g);
   const Workload work = b.work(b.g.in_channels, b.p.nnz + columns.count * b.g.taps(),
                                held_columns(columns.count), b.g.out_channels);
-  plan->tiling = make_tiling(plan->sweep, work, choose_lanes(plan->sweep, work, false));
+  plan->tiling = make_tiling(plan->sweep, work, aligned_lanes(plan->sweep, work));
   TapTable table;
   make_forward_taps(b.g, plan->tiling, &table);
   EntryLists taps, mix;
@@ -145,7 +149,7 @@ void make_basis_gradient(const BasisProblem& b, BasisPlan* plan) {
   plan->sweep = forward_sweep(b.g);
   const Workload work = b.work(b.g.in_channels, b.p.nnz + columns.count * b.g.taps(),
                                held_columns(columns.count), b.g.out_channels);
-  plan->tiling = make_tiling(plan->sweep, work, choose_lanes(plan->sweep, work, false));
+  plan->tiling = make_tiling(plan->sweep, work, aligned_lanes(plan->sweep, work));
   TapTable table;
   make_forward_taps(b.g, plan->tiling, &table);
   EntryLists taps, mix;

@@ -41,23 +41,26 @@ struct Problem {
   }
 };
 
-void make_forward_plan(const Problem& b, bool may_be_plain, SparsePlan* plan) {
+constexpr auto kAligned = {Lanes::kColumns, Lanes::kTaps, Lanes::kImages};
+constexpr auto kAll = {Lanes::kColumns, Lanes::kTaps, Lanes::kImages, Lanes::kPlain};
+
+void make_forward_plan(const Problem& b, std::initializer_list<Lanes> kinds, SparsePlan* plan) {
   plan->sweep = forward_sweep(b.g);
   const Workload work = b.work(b.g.in_channels, b.g.out_channels);
-  plan->tiling = make_tiling(plan->sweep, work, choose_lanes(plan->sweep, work, may_be_plain));
+  plan->tiling = make_tiling(plan->sweep, work, choose_lanes(plan->sweep, work, kinds));
   EntryLists entries;
   make_forward_lists(b.g, b.p, plan->tiling, &entries, &plan->planes);
   finish_plan(entries, b.element_size, plan);
 }
 
-void make_output_plan(const Problem& b, SparsePlan* plan) { make_forward_plan(b, true, plan); }
+void make_output_plan(const Problem& b, SparsePlan* plan) { make_forward_plan(b, kAll, plan); }
 // Correlations multiply all lanes, so that lanes beyond a line must hold zeros.
-void make_weight_plan(const Problem& b, SparsePlan* plan) { make_forward_plan(b, false, plan); }
+void make_weight_plan(const Problem& b, SparsePlan* plan) { make_forward_plan(b, kAligned, plan); }
 
 void make_adjoint_plan(const Problem& b, SparsePlan* plan) {
   plan->sweep = adjoint_sweep(b.g);
   const Workload work = b.work(b.g.out_channels, b.g.in_channels * plan->sweep.out_phases());
-  plan->tiling = make_tiling(plan->sweep, work, choose_lanes(plan->sweep, work, true));
+  plan->tiling = make_tiling(plan->sweep, work, choose_lanes(plan->sweep, work, kAll));
   EntryLists entries;
   make_adjoint_lists(b.g, b.p, plan->sweep, plan->tiling, &entries, &plan->planes);
   finish_plan(entries, b.element_size, plan);

@@ -184,9 +184,9 @@ template <typename T>
 void pack_lanes(const KernelTable<T>& k, const Window<const T>& from, const T* first,
                 int64_t images, int64_t line, int64_t size, T* to) {
   if (from.empty()) return zero(to, size);
-  if (!from.h.whole() || !from.w.whole() || images < k.lanes || from.column_step != 1) {
-    zero(to, size);
-  }
+  const bool all = from.h.whole() && from.w.whole() && images == k.lanes;
+  const int64_t written = all ? from.h.count() * line : 0;
+  zero(to + written, size - written);
   T* inside = to + from.h.before() * line + from.w.before() * k.lanes;
   if (from.dense()) {
     k.pack_images(inside, from.w.count(), line, first, from.image_step, images, from.points());
@@ -207,7 +207,10 @@ void pack_lanes(const KernelTable<T>& k, const Window<const T>& from, const T* f
 template <typename T>
 void pack_channel_run(const KernelTable<T>& k, const Window<const T>& from, const T* first,
                       int64_t images, int64_t line, int64_t pitch, int64_t run, T* to) {
-  if (!from.h.whole() || !from.w.whole()) zero(to, run * pitch);
+  const int64_t written = from.w.whole() && from.h.before() == 0 ? from.h.count() * line : 0;
+  if (written < pitch) {
+    for (int64_t i = 0; i < run; ++i) zero(to + i * pitch + written, pitch - written);
+  }
   for (int64_t r = 0; r < from.h.count(); ++r) {
     for (int64_t c = 0; c < from.w.count(); ++c) {
       k.pack_images(to + (from.h.before() + r) * line + (from.w.before() + c) * k.lanes, 1, pitch,
@@ -270,8 +273,8 @@ void pack_planes(const Sweep& sweep, const Tiling& t, const Tile& tile, MapView<
   const bool points = t.kind == Lanes::kTaps, images = t.kind == Lanes::kImages;
   const int64_t width = t.copies_columns() ? sweep.w.grid : sweep.w.grid + sweep.w.reach;
   const int64_t vectors = points ? t.line / t.images : (width + t.lanes - 1) / t.lanes;
-  // Plain planes are read in whole vectors beyond their last line.
-  const int64_t size = t.kind == Lanes::kPlain ? t.plane : t.source_lines * t.source_line;
+  // Planes that are not copies are also read as a whole, to their very end.
+  const int64_t size = t.copies_columns() ? t.source_lines * t.source_line : t.plane;
   const Plane* list = planes.list.data();
   std::vector<Window<const T>> windows(planes.numbers);
   std::vector<Recipe> recipes(images ? 0 : planes.numbers);
