@@ -128,23 +128,19 @@ void make_column_taps_gathered(const ConvGeometry& g, const BasisColumns& column
 
 void make_column_taps_adjoint(const ConvGeometry& g, const BasisColumns& columns, int64_t phases,
                               const TapTable& taps, EntryLists* entries) {
-  const int32_t* phase = taps.out_phase.data();
-  entries->resize(g.in_channels * phases, columns.count * g.taps(), false);
+  entries->resize(columns.count * phases, columns.count * g.taps(), false);
+  Entry* entry = entries->list.data();
   int32_t* ptr = entries->ptr.data();
-  std::fill(ptr, ptr + entries->rows + 1, 0);
-  const auto row_of = [&](int64_t column, int64_t tap) {
-    return columns.channel.data()[column] * phases + phase[tap];
-  };
+  *ptr = 0;
   for (int64_t column = 0; column < columns.count; ++column) {
-    for (int64_t tap = 0; tap < g.taps(); ++tap) ++ptr[row_of(column, tap) + 1];
-  }
-  for (int64_t row = 0; row < entries->rows; ++row) ptr[row + 1] += ptr[row];
-  std::vector<int32_t> cursor(ptr, ptr + entries->rows);
-  for (int64_t column = 0; column < columns.count; ++column) {
-    for (int64_t tap = 0; tap < g.taps(); ++tap) {
-      entries->list.data()[cursor[row_of(column, tap)]++] = {
-          static_cast<int32_t>(column), taps.offset.data()[tap],
-          tap_value(columns, column, g.taps(), tap)};
+    const int64_t first = columns.channel.data()[column] * taps.planes;
+    for (int64_t phase = 0; phase < phases; ++phase) {
+      for (int64_t tap = 0; tap < g.taps(); ++tap) {
+        if (taps.out_phase.data()[tap] != phase) continue;
+        *entry++ = {static_cast<int32_t>(first) + taps.plane.data()[tap], taps.offset.data()[tap],
+                    tap_value(columns, column, g.taps(), tap)};
+      }
+      *++ptr = static_cast<int32_t>(entry - entries->list.data());
     }
   }
 }
@@ -161,6 +157,33 @@ void make_mix_adjoint(const PatternView& p, const BasisColumns& columns, EntryLi
   group_entries(
       p, columns.count, [&](int64_t k) { return columns.of_entry.data()[k]; },
       [](int64_t row, int64_t) { return row; }, entries);
+}
+
+void make_mix_adjoint_outputs(const ConvGeometry& g, const PatternView& p,
+                              const BasisColumns& columns, int64_t phases, EntryLists* entries) {
+  const int64_t rows = g.in_channels * phases;
+  entries->resize(rows, p.nnz * phases, false);
+  int32_t* ptr = entries->ptr.data();
+  std::fill(ptr, ptr + rows + 1, 0);
+  const auto channel_of = [&](int64_t row, int32_t k) {
+    return row / g.group_outputs() * g.group_inputs() + p.index[k] / p.taps;
+  };
+  const auto each = [&](const auto& body) {
+    for (int64_t row = 0; row < p.rows; ++row) {
+      for (int32_t k = p.row_ptr[row]; k < p.row_ptr[row + 1]; ++k) {
+        for (int64_t phase = 0; phase < phases; ++phase) {
+          body(k, channel_of(row, k) * phases + phase, phase);
+        }
+      }
+    }
+  };
+  each([&](int32_t, int64_t row, int64_t) { ++ptr[row + 1]; });
+  for (int64_t row = 0; row < rows; ++row) ptr[row + 1] += ptr[row];
+  std::vector<int32_t> cursor(ptr, ptr + rows);
+  each([&](int32_t k, int64_t row, int64_t phase) {
+    const int64_t plane = columns.of_entry.data()[k] * phases + phase;
+    entries->list.data()[cursor[row]++] = {static_cast<int32_t>(plane), 0, k};
+  });
 }
 
 void make_mix_gathered(const ConvGeometry& g, const PatternView& p, const BasisColumns& columns,

@@ -28,7 +28,7 @@ void make_column_taps(const ConvGeometry& g, const BasisColumns& columns, const 
 // the second step of mix first.
 void make_column_taps_gathered(const ConvGeometry& g, const BasisColumns& columns,
                                const TapTable& taps, int64_t plane, EntryLists* entries);
-// Rows are (input channel, phase), entries taps of their columns in tiles of the column gradient.
+// Rows are (column of an output channel, phase), entries taps of the output gradient's planes.
 void make_column_taps_adjoint(const ConvGeometry& g, const BasisColumns& columns, int64_t phases,
                               const TapTable& taps, EntryLists* entries);
 
@@ -36,6 +36,9 @@ void make_column_taps_adjoint(const ConvGeometry& g, const BasisColumns& columns
 void make_mix(const PatternView& p, const BasisColumns& columns, EntryLists* entries);
 // Rows are columns, entries output channels.
 void make_mix_adjoint(const PatternView& p, const BasisColumns& columns, EntryLists* entries);
+// Rows are (input channel, phase), entries (column of an output channel, phase).
+void make_mix_adjoint_outputs(const ConvGeometry& g, const PatternView& p,
+                              const BasisColumns& columns, int64_t phases, EntryLists* entries);
 // Rows are columns, entries input channels: the first step of mix first.
 void make_mix_gathered(const ConvGeometry& g, const PatternView& p, const BasisColumns& columns,
                        EntryLists* entries);

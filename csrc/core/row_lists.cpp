@@ -135,6 +135,18 @@ void make_blocks(const EntryLists& from, int64_t planes, int64_t block_planes, i
   }
 }
 
+void find_runs(RowLists* lists) {
+  const int32_t *ptr = lists->ptr.data(), *offset = lists->offset.data();
+  int32_t* run_end = lists->run_end.reserve(lists->rows);
+  for (int64_t row = lists->rows - 1; row >= 0; --row) {
+    const bool as_next =
+        row + 1 < lists->rows && std::equal(offset + ptr[row], offset + ptr[row + 1],
+                                            offset + ptr[row + 1], offset + ptr[row + 2]);
+    run_end[row] = as_next ? run_end[row + 1] : static_cast<int32_t>(row + 1);
+  }
+  lists->has_runs = true;
+}
+
 void make_all_planes(const TapTable& taps, int64_t channels, Planes* planes) {
   set_kinds(taps, planes);
   planes->count = channels * taps.planes;

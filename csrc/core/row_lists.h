@@ -49,6 +49,8 @@ struct RowLists {
   int64_t rows = 0, entries = 0, blocks = 1, block_planes = 0;
   bool values_in_order = true;  // entry k uses value k, else value[k]
   Buffer<int32_t> ptr, offset, value;
+  bool has_runs = false;
+  Buffer<int32_t> run_end;  // where rows that read the same offsets as a row end (find_runs)
 
   const int32_t* block_ptr(int64_t block) const { return ptr.data() + block * rows; }
 };
@@ -56,6 +58,8 @@ struct RowLists {
 // Offsets are of planes `pitch` apart; with `restart` each block's first plane lies at 0.
 void make_blocks(const EntryLists& entries, int64_t planes, int64_t block_planes, int64_t pitch,
                  bool restart, RowLists* lists);
+// Finds neighbouring rows with the same offsets, in lists of one block.
+void find_runs(RowLists* lists);
 // Planes per block for lists of which one step reads `plane_bytes` of every plane: as many as the
 // cache holds, but enough that a row finds several entries in a block.  One block where a list is
 // walked for only a few `vectors` in a call: bringing the values into its order would cost more.

@@ -61,7 +61,7 @@ __attribute__((noinline)) void correlate_rows(const ListWork<T>& work, const T* 
 template <typename T>
 void correlate(const ListWork<T>& work, const T* y, T* sums) {
   constexpr int64_t kLanes = Vec<T>::kLanes;
-  for_steps(work.lines, work.line, [&](auto step, int64_t line, int64_t vector) {
+  for_steps<8>(work.lines, work.line, [&](auto step, int64_t line, int64_t vector) {
     using S = decltype(step);
     correlate_rows<T, S::kLines, S::kVectors>(work, work.x + line * work.x_line + vector * kLanes,
                                               y + line * work.y_line + vector * kLanes, sums);

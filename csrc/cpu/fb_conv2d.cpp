@@ -68,6 +68,13 @@ void check_reach(const BasisPlan& plan, int64_t inner_rows, int64_t inner_pitch)
   require_reachable(std::max<int64_t>(1, inner_rows), inner_pitch);
 }
 
+// One block: columns come by channel, so that what neighbouring rows read is in cache anyway.
+void make_taps(const EntryLists& entries, BasisPlan* plan) {
+  make_blocks(entries, plan->planes.count, std::max<int64_t>(1, plan->planes.count),
+              plan->tiling.plane, false, &plan->taps);
+  find_runs(&plan->taps);
+}
+
 // Z = taps * X at the grid points, Y = mix * Z.
 void make_basis_first(const BasisProblem& b, BasisPlan* plan) {
   BasisColumns columns;
@@ -84,9 +91,7 @@ void make_basis_first(const BasisProblem& b, BasisPlan* plan) {
   make_mix(b.p, columns, &mix);
   const int64_t pitch = plan->tiling.grid_pitch;
   check_reach(*plan, columns.count, pitch);
-  // Columns come by channel, so that what neighbouring rows of the taps read is in cache anyway.
-  make_blocks(taps, plan->planes.count, std::max<int64_t>(1, plan->planes.count),
-              plan->tiling.plane, false, &plan->taps);
+  make_taps(taps, plan);
   make_blocks(mix, columns.count,
               inner_block(columns.count, pitch * b.element_size, mix, plan->tiling), pitch, true,
               &plan->mix);
@@ -116,30 +121,27 @@ void make_mix_first(const BasisProblem& b, BasisPlan* plan) {
               plan->source_run, true, &plan->taps);
 }
 
-// dZ = mix^T * dY over whole channels, dX = taps^T * dZ.
+// E = taps^T * dY at the grid points, dX = mix^T * E: taps first, because their planes can be
+// packed so that all they read is aligned, and no margins are computed.
 void make_adjoint(const BasisProblem& b, BasisPlan* plan) {
   BasisColumns columns;
-  make_input_columns(b.g, b.layout, b.p, &columns);
+  make_output_columns(b.g, b.layout, b.p, &columns);
   plan->sweep = adjoint_sweep(b.g);
-  const int64_t phases = plan->sweep.out_phases();
+  const int64_t phases = plan->sweep.out_phases(), rows = columns.count * phases;
   const Workload work = b.work(b.g.out_channels, b.p.nnz + columns.count * b.g.taps(),
-                               held_columns(columns.count), b.g.in_channels * phases);
-  plan->tiling = make_tiling(plan->sweep, work, shared_lanes(plan->sweep, work));
+                               held_columns(rows), b.g.in_channels * phases);
+  plan->tiling = make_tiling(plan->sweep, work, aligned_lanes(plan->sweep, work));
   TapTable table;
   make_adjoint_taps(b.g, plan->sweep, plan->tiling, &table);
-  make_all_planes(table, b.g.out_channels, &plan->planes);
-  plan->source_run = table.planes * plan->tiling.plane;
   EntryLists taps, mix;
-  make_mix_adjoint(b.p, columns, &mix);
   make_column_taps_adjoint(b.g, columns, phases, table, &taps);
-  check_reach(*plan, columns.count, plan->source_run);
-  make_blocks(
-      mix, b.g.out_channels,
-      planes_per_block(b.g.out_channels, 512, mix.rows, mix.entries, plan->tiling.vectors()),
-      plan->source_run, false, &plan->mix);
-  make_blocks(taps, columns.count,
-              inner_block(columns.count, plan->source_run * b.element_size, taps, plan->tiling),
-              plan->source_run, true, &plan->taps);
+  drop_dead_planes(table, b.g.out_channels, &taps, &plan->planes);
+  make_mix_adjoint_outputs(b.g, b.p, columns, phases, &mix);
+  const int64_t pitch = plan->tiling.grid_pitch;
+  check_reach(*plan, rows, pitch);
+  make_taps(taps, plan);
+  make_blocks(mix, rows, inner_block(rows, pitch * b.element_size, mix, plan->tiling), pitch, true,
+              &plan->mix);
 }
 
 // dg = <dZ, shifted X> with dZ = mix^T * dY at the grid points.
@@ -158,8 +160,7 @@ void make_basis_gradient(const BasisProblem& b, BasisPlan* plan) {
   make_mix_adjoint(b.p, columns, &mix);
   const int64_t pitch = plan->tiling.grid_pitch;
   check_reach(*plan, std::max(columns.count, b.g.out_channels), pitch);
-  make_blocks(taps, plan->planes.count, std::max<int64_t>(1, plan->planes.count),
-              plan->tiling.plane, false, &plan->taps);
+  make_taps(taps, plan);
   make_blocks(
       mix, b.g.out_channels,
       planes_per_block(b.g.out_channels, 512, mix.rows, mix.entries, plan->tiling.vectors()), pitch,
@@ -242,9 +243,9 @@ void fb_conv2d_grad_input(const ConvGeometry& g, const BasisLayout& layout, cons
   set_tiles(*plan, g.batch, &pass);
   pass.source = grad;
   pass.out = grad_input;
-  pass.factor = make_factor(plan->taps, basis, &ordered<T>().taps);
-  pass.inner = on_channels(make_factor(plan->mix, values, &ordered<T>().mix), *plan);
-  pass.x_line = plan->tiling.source_line;
+  pass.factor = make_factor(plan->mix, values, &ordered<T>().mix);
+  pass.inner = on_grid(make_factor(plan->taps, basis, &ordered<T>().taps), plan->tiling);
+  pass.x_line = plan->tiling.line * plan->tiling.lanes;
   run_gather(pass, parallel);
 }
 

@@ -80,7 +80,7 @@ __attribute__((noinline)) void gather_rows(const ListWork<T>& work, const T* x, 
 template <typename T>
 void gather(const ListWork<T>& work, const T* values, const T* bias, bool accumulate, T* y) {
   constexpr int64_t kLanes = Vec<T>::kLanes;
-  for_steps(work.lines, work.line, [&](auto step, int64_t line, int64_t vector) {
+  for_steps<8>(work.lines, work.line, [&](auto step, int64_t line, int64_t vector) {
     using S = decltype(step);
     gather_rows<T, S::kLines, S::kVectors>(work, work.x + line * work.x_line + vector * kLanes,
                                            values, bias, accumulate,

@@ -27,6 +27,9 @@ struct KernelTable {
   // `accumulate`, else to bias[row] (or 0 if bias is null).
   void (*gather)(const ListWork<T>& work, const T* values, const T* bias, bool accumulate, T* y);
 
+  // As gather, onto zeros, for rows of which those up to run_end[row] read the same offsets.
+  void (*gather_runs)(const ListWork<T>& work, const int32_t* run_end, const T* values, T* y);
+
   // sums[k] += <y[row], x[offset[k] + ...]> over the grid, for the row's k.
   void (*correlate)(const ListWork<T>& work, const T* y, T* sums);
 

@@ -21,12 +21,13 @@ namespace {
 #include "copy.inl"
 #include "correlate.inl"
 #include "gather.inl"
+#include "gather_runs.inl"
 #include "peak.inl"
 
 template <typename T>
 constexpr KernelTable<T> table() {
-  return {Vec<T>::kLanes, gather<T>,        correlate<T>, copy_lines<T>,
-          pack_images<T>, unpack_images<T>, copy<T>,      multiply_adds<T>};
+  return {Vec<T>::kLanes, gather<T>,        gather_runs<T>, correlate<T>,    copy_lines<T>,
+          pack_images<T>, unpack_images<T>, copy<T>,        multiply_adds<T>};
 }
 
 }  // namespace

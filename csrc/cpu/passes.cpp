@@ -90,7 +90,11 @@ void apply_blocks(const Factor<T>& factor, const T* x, int64_t x_line, const Inn
     work.y_line = shape.line * kernels<T>().lanes;
     work.lines = shape.lines;
     work.line = shape.line;
-    kernels<T>().gather(work, factor.values, nullptr, block > 0, y);
+    if (factor.lists->has_runs) {
+      kernels<T>().gather_runs(work, factor.lists->run_end.data(), factor.values, y);
+    } else {
+      kernels<T>().gather(work, factor.values, nullptr, block > 0, y);
+    }
   }
 }
 
