@@ -1,24 +1,49 @@
 """Which plan ``backend="auto"`` takes: the cheaper one by a small cost model.
 
-The model counts what each plan multiplies, moves and looks up, at rates fitted to one core of an AVX-512 server;
-``bench/bench_layers.py`` measures what it predicts. The rates are constants, so the same model and input always take
-the same plan and give the same bits. On CUDA the sparse kernels are not tuned yet, so there ``auto`` is dense.
+The model asks the kernels how many vectors a layer would make them multiply and pack (``_C.effort``), counts what
+torch's dense convolution multiplies and moves, and weighs both with rates fitted to 295 random layers on one core of an
+AVX-512 server; ``bench/bench_planner.py`` measures how well it chooses. The rates are constants, so the same model and
+input always take the same plan and give the same bits. On CUDA the sparse kernels are not tuned yet, so there ``auto``
+is dense.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-# Seconds per unit of work on one core.
-_DENSE_MULTIPLY = 1 / 65e9  # torch's dense convolution, multiply-adds
-_SPARSE_MULTIPLY = 1 / 10e9  # a gather kernel's multiply-adds, margins of the flat tile included
-_PACK = 0.9e-9  # one element into or out of a tile
-_LIST_ENTRY = 4e-9  # checking and translating one pattern entry, once per call
-_WEIGHT = 0.4e-9  # touching one dense weight, once per call
-_DENSE_GRADIENT = 1.3  # torch's dense weight gradient against its forward
-# How much more a whole training step costs, against its forward, than dense layers' steps do against theirs.
-_SPARSE_STEP = 0.75
-_FILTER_BASIS_STEP = 1.5
+import torch
+
+from . import _C
+
+
+class _SparseRates(NamedTuple):
+    """Seconds on one core: for a call, and for every vector multiplied, copied or transposed and every entry."""
+
+    call: float
+    multiplied: float
+    copied: float
+    transposed: float
+    entry: float
+
+
+class _DenseRates(NamedTuple):
+    """Seconds on one core: for a call (scattering the values included), multiply-add, weight and map element."""
+
+    call: float
+    multiply: float
+    weight: float
+    element: float
+
+
+_SPARSE_FORWARD = _SparseRates(40e-6, 0.65e-9, 4.6e-9, 15e-9, 1.25e-9)
+_SPARSE_STEP = _SparseRates(390e-6, 1.7e-9, 32e-9, 74e-9, 14e-9)
+_DENSE_FORWARD = _DenseRates(63e-6, 0.020e-9, 1.26e-9, 0.35e-9)
+_DENSE_STEP = _DenseRates(400e-6, 0.069e-9, 4.1e-9, 2.3e-9)
+# Elements of a filter basis share their loads, and the backward pass computes them twice more than it would its
+# coefficients.
+_TAP_MULTIPLY = 0.5
+_FILTER_BASIS_STEP = 2.0
 
 
 @dataclass(frozen=True)
@@ -48,41 +73,62 @@ class ConvShape:
         return self.batch * self.height * self.width
 
     @property
-    def flat_positions(self) -> int:
-        """Positions that a flat tile computes: rows are wider than the output by the reach of the taps."""
-        reach = self.dilation[1] * (self.kernel[1] - 1) // self.stride[1]
-        return self.batch * self.height * (self.width + reach)
-
-    @property
-    def moved(self) -> int:
-        """Elements packed and unpacked."""
-        phases = min(self.stride[0], self.kernel[0]) * min(self.stride[1], self.kernel[1])
-        return (self.in_channels * phases + self.out_channels) * self.flat_positions
+    def elements(self) -> int:
+        """Of the input and the output map."""
+        inputs = self.in_channels * self.stride[0] * self.stride[1]
+        return (inputs + self.out_channels) * self.positions
 
 
-def _dense_cost(shape: ConvShape) -> float:
+def _dense_cost(shape: ConvShape, rates: _DenseRates) -> float:
     multiplies = shape.weights * shape.positions
-    return multiplies * _DENSE_MULTIPLY + shape.weights * _WEIGHT
+    return rates.call + multiplies * rates.multiply + shape.weights * rates.weight + shape.elements * rates.element
 
 
-def _gather_cost(shape: ConvShape, entries: float) -> float:
-    return entries * (shape.flat_positions * _SPARSE_MULTIPLY + _LIST_ENTRY) + shape.moved * _PACK
+# Tracing cannot look into compiled code, but may take what it says of constant sizes for granted.
+_effort = torch.compiler.assume_constant_result(lambda *sizes: _C.effort(*sizes))
+
+
+def _sparse_cost(shape: ConvShape, entries: float, rates: _SparseRates) -> float:
+    multiplied, copied, transposed = _effort(
+        max(shape.batch, 1),
+        shape.in_channels,
+        shape.out_channels,
+        (max(shape.height, 1), max(shape.width, 1)),
+        shape.kernel,
+        shape.stride,
+        shape.dilation,
+        entries,
+    )
+    moving = copied * rates.copied + transposed * rates.transposed
+    return rates.call + multiplied * rates.multiplied + moving + entries * rates.entry
 
 
 def choose_sparse(shape: ConvShape, device: str, nnz: int, training: bool) -> str:
     """Whether a masked sparse convolution or linear layer runs "sparse" or "dense"."""
     if device != "cpu":
         return "dense"
-    cost = _gather_cost(shape, nnz) * (_SPARSE_STEP if training else 1)
-    return "sparse" if cost < _dense_cost(shape) else "dense"
+    costs = sparse_costs(shape, nnz, training)
+    return min(costs, key=costs.__getitem__)
+
+
+def sparse_costs(shape: ConvShape, nnz: int, training: bool) -> dict[str, float]:
+    """Expected seconds of a masked sparse layer on one core, by backend: of a call, or of a whole training step."""
+    return {
+        "sparse": _sparse_cost(shape, nnz, _SPARSE_STEP if training else _SPARSE_FORWARD),
+        "dense": _dense_cost(shape, _DENSE_STEP if training else _DENSE_FORWARD),
+    }
 
 
 def choose_frozen(shape: ConvShape, device: str, nnz: int, training: bool) -> str:
     """Whether a frozen layer computes its weight gradient at the mask only ("sparse"), or all of it ("dense")."""
     if device != "cpu" or not training:
         return "dense"
-    dense_gradient = _DENSE_GRADIENT * _dense_cost(shape)
-    return "sparse" if _gather_cost(shape, nnz) < dense_gradient else "dense"
+    sparse, dense = (_backward_cost(shape, nnz, which) for which in ("sparse", "dense"))
+    return "sparse" if sparse < dense else "dense"
+
+
+def _backward_cost(shape: ConvShape, nnz: int, which: str) -> float:
+    return sparse_costs(shape, nnz, True)[which] - sparse_costs(shape, nnz, False)[which]
 
 
 def live_columns(maps: int, elements: int, rows: int, density: float) -> float:
@@ -94,23 +140,32 @@ def choose_order(shape: ConvShape, device: str, nnz: int, training: bool, elemen
     """The cheaper order of a filter-basis convolution, "basis_first" or "mix_first"; their gradients are the same."""
     if device != "cpu":
         return "basis_first"
-    costs = _order_costs(shape, nnz, elements)
-    return "basis_first" if costs[0] <= costs[1] else "mix_first"
+    costs = filter_basis_costs(shape, nnz, training, elements)
+    return "basis_first" if costs["basis_first"] <= costs["mix_first"] else "mix_first"
 
 
 def choose_filter_basis(shape: ConvShape, device: str, nnz: int, training: bool, elements: int) -> str:
     """The plan of a filter-basis convolution: "basis_first", "mix_first" or "composed"."""
     if device != "cpu":
         return "composed"
-    composing = shape.weights * elements * _DENSE_MULTIPLY + shape.weights * _WEIGHT
-    basis_first, mix_first = _order_costs(shape, nnz, elements)
-    cost = min(basis_first, mix_first) * (_FILTER_BASIS_STEP if training else 1)
-    return choose_order(shape, device, nnz, training, elements) if cost < _dense_cost(shape) + composing else "composed"
+    costs = filter_basis_costs(shape, nnz, training, elements)
+    return min(costs, key=costs.__getitem__)
 
 
-def _order_costs(shape: ConvShape, nnz: int, elements: int) -> tuple[float, float]:
+def filter_basis_costs(shape: ConvShape, nnz: int, training: bool, elements: int) -> dict[str, float]:
+    """Expected seconds of a filter-basis convolution on one core, by backend: of a call, or of a training step."""
     group_inputs = shape.in_channels // shape.groups
     density = nnz / (shape.out_channels * group_inputs * elements)
     inputs = live_columns(shape.in_channels, elements, shape.out_channels // shape.groups, density)
     outputs = live_columns(shape.out_channels, elements, group_inputs, density)
-    return _gather_cost(shape, nnz + inputs * shape.taps), _gather_cost(shape, nnz + outputs * shape.taps)
+    sparse = _SPARSE_STEP if training else _SPARSE_FORWARD
+    dense = _DENSE_STEP if training else _DENSE_FORWARD
+    factor = _FILTER_BASIS_STEP if training else 1
+    # Mix first computes margins and loads them unaligned, so that its taps cost what entries do.
+    entries = {
+        "basis_first": nnz + _TAP_MULTIPLY * inputs * shape.taps,
+        "mix_first": 1.5 * (nnz + outputs * shape.taps),
+    }
+    costs = {order: _sparse_cost(shape, factor * count, sparse) for order, count in entries.items()}
+    composing = shape.weights * elements * dense.multiply + 2 * shape.weights * dense.weight
+    return costs | {"composed": _dense_cost(shape, dense) + composing}

@@ -18,7 +18,7 @@ constexpr double kCopyCost = 5, kTransposeCost = 14, kUnalignedCost = 1.8;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Vectors that hold a whole image's grid.
+// Vectors that hold an image's grid.
 double grid_vectors(const Sweep& s, const Workload& work, Lanes kind) {
   const int64_t lanes = work.lanes, points = s.h.grid * s.w.grid;
   if (kind == Lanes::kImages) {
@@ -29,12 +29,8 @@ double grid_vectors(const Sweep& s, const Workload& work, Lanes kind) {
 }
 
 double cost(const Sweep& s, const Workload& work, Lanes kind) {
-  const double vectors = grid_vectors(s, work, kind);
-  const double lists = static_cast<double>(work.source_channels * planes_per_channel(s, kind));
-  const double moved = (lists + static_cast<double>(work.out_lists)) * vectors;
-  const double multiplied = static_cast<double>(work.entries) * vectors;
-  return multiplied * (kind == Lanes::kPlain ? kUnalignedCost : 1) +
-         moved * (kind == Lanes::kImages ? kTransposeCost : kCopyCost);
+  const Effort e = effort(s, work, kind);
+  return e.multiplied + kCopyCost * e.copied + kTransposeCost * e.transposed;
 }
 
 // Bytes that a tile of `rows` grid rows of `images` images takes.
@@ -65,6 +61,15 @@ int64_t planes_per_channel(const Sweep& s, Lanes kind) {
   const int64_t down = kind == Lanes::kTaps ? s.h.copies : s.h.source.phases;
   const bool copied = kind == Lanes::kColumns || kind == Lanes::kTaps;
   return down * (copied ? s.w.copies : s.w.source.phases);
+}
+
+Effort effort(const Sweep& s, const Workload& work, Lanes kind) {
+  const double vectors = grid_vectors(s, work, kind) * static_cast<double>(work.batch);
+  const int64_t lists = work.source_channels * planes_per_channel(s, kind) + work.out_lists;
+  const double moved = static_cast<double>(lists) * vectors;
+  const double multiplied = static_cast<double>(work.entries) * vectors;
+  if (kind == Lanes::kImages) return {multiplied, 0, moved};
+  return {multiplied * (kind == Lanes::kPlain ? kUnalignedCost : 1), moved, 0};
 }
 
 Lanes choose_lanes(const Sweep& sweep, const Workload& work, std::initializer_list<Lanes> kinds) {

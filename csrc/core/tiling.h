@@ -56,6 +56,13 @@ struct Workload {
   int64_t element_size, lanes, threads;
 };
 
+// What a pass over a whole batch does, in vectors: the multiply-adds of its entries, and what it
+// copies or transposes into tiles and back.
+struct Effort {
+  double multiplied, copied, transposed;
+};
+Effort effort(const Sweep& sweep, const Workload& work, Lanes kind);
+
 // The cheapest of some kinds of lanes for a sweep.
 Lanes choose_lanes(const Sweep& sweep, const Workload& work, std::initializer_list<Lanes> kinds);
 Tiling make_tiling(const Sweep& sweep, const Workload& work, Lanes kind);
