@@ -110,6 +110,28 @@ def test_grasp_of_part_of_the_weights(kind):
     torch.testing.assert_close(values[chosen], expected, rtol=1e-8, atol=1e-9 * float(expected.abs().max()))
 
 
+def test_grasp_goes_twice_through_attention():
+    """Torch's fused kinds of attention have no second derivatives."""
+
+    class Attention(nn.Module):
+        def __init__(self, fused):
+            super().__init__()
+            self.project, self.head, self.fused = nn.Linear(4, 12), nn.Linear(4, 3), fused
+
+        def forward(self, x):
+            q, k, v = self.project(x).unsqueeze(1).chunk(3, -1)
+            by_hand = (q @ k.mT / 2).softmax(-1) @ v
+            mixed = F.scaled_dot_product_attention(q, k, v) if self.fused else by_hand
+            return self.head(mixed.squeeze(1).mean(1))
+
+    fused, plain = Attention(fused=True).double(), Attention(fused=False).double()
+    plain.load_state_dict(fused.state_dict())
+    batches = [(torch.randn(5, 7, 4, generator=generator(), dtype=torch.float64), torch.arange(5) % 3)]
+    values, expected = (score(model, "grasp", batches) for model in (fused, plain))
+    for key in expected:
+        torch.testing.assert_close(values[key], expected[key])
+
+
 def test_grasp_of_filter_basis_coefficients():
     net, batches = tiny_net(), make_batches(1)
     mask = torch.rand(3, 1, 9, generator=generator(1)) < 0.6

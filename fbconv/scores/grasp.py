@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .base import Batches, LossFunction
 from .gradients import add, device_of, pairs, sum_gradients
@@ -46,10 +47,12 @@ def grasp(
         return loss_fn(outputs / temperature, targets)
 
     device = device_of(weights)
-    # Both passes draw the same dropout masks, else H g would mix two networks.
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        gradients = sum_gradients(model, weights, batches, smoothed)
-    products = _hessian_times(gradients, model, weights, batches, smoothed)
+    # Of the kinds of attention, this one alone has second derivatives.
+    with sdpa_kernel(SDPBackend.MATH):
+        # Both passes draw the same dropout masks, else H g would mix two networks.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            gradients = sum_gradients(model, weights, batches, smoothed)
+        products = _hessian_times(gradients, model, weights, batches, smoothed)
     return {key: weight * products[key] for key, weight in weights.items()}
 
 
