@@ -13,6 +13,7 @@ from ._cops import cops, linear_mix
 from .convert import prunable, sparsify
 from .masks import LayerCollapseWarning, choose, kept_count, warn_of_collapse, without_excluded
 from .scores import score as score_model
+from .scores.base import parameters_of
 
 SCHEDULES = ("exponential", "linear")
 COMBINATIONS = ("cops", "linear")
@@ -153,7 +154,7 @@ def _check(sparsity: float, rounds: int, schedule: str) -> None:
 def _density(model: nn.Module, exclude: Sequence[str], sparsity: float) -> float:
     """Share of the weights that are there before the first round: at least what is to be kept."""
     shapes = without_excluded(prunable(model), exclude)
-    there = sum(model.get_parameter(name).numel() for name in shapes)
+    there = sum(weight.numel() for weight in parameters_of(model, shapes).values())
     total = sum(shape.numel() for shape in shapes.values())
     keep = kept_count(total, sparsity)
     if keep > there:

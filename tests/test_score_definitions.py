@@ -132,6 +132,12 @@ def test_grasp_goes_twice_through_attention():
         torch.testing.assert_close(values[key], expected[key])
 
 
+def test_grasp_of_a_loss_without_curvature_is_zero():
+    batches = [(torch.ones(2, 3), None)]
+    values = score(nn.Linear(3, 2), "grasp", batches, loss_fn=lambda outputs, _: outputs.sum())
+    assert torch.equal(values["weight"], torch.zeros(2, 3))
+
+
 def test_grasp_of_filter_basis_coefficients():
     net, batches = tiny_net(), make_batches(1)
     mask = torch.rand(3, 1, 9, generator=generator(1)) < 0.6

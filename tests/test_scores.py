@@ -1,16 +1,20 @@
 """Scores: their definitions, and that scoring leaves no trace on the model."""
 
 import copy
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 import fbconv.nn as fnn
 from fbconv.convert import freeze, interspace, sparsify
 from fbconv.masks import select
 from fbconv.models import build
+from fbconv.schedules import prune_masks
 from fbconv.scores import SCORES, register, score
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -208,6 +212,53 @@ def test_the_model_is_left_as_it_was(name, space):
     assert same(before, snapshot(model))
 
 
+class Remembering(nn.Module):
+    """Fills an empty buffer and registers new ones when it is first run, and draws numbers from everywhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("empty", None)
+
+    def forward(self, x):
+        if self.empty is None:
+            self.empty = torch.ones(3)
+            self.register_buffer("late", torch.ones(3))
+            self.register_buffer("hidden", torch.ones(3), persistent=False)
+        return self.layer(x) * self.late * (1 + random.random() + np.random.rand())
+
+
+@pytest.mark.parametrize("name", ["snip", "usnip", "grasp", "synflow"])
+def test_new_buffers_and_other_random_numbers_leave_no_trace_either(name):
+    model, batches = Remembering(), [(torch.ones(2, 4), torch.tensor([0, 2]))]
+    random.seed(1)
+    np.random.seed(1)
+    expected = random.Random(1).random(), np.random.RandomState(1).rand()
+    scores = score(model, name, batches)
+    assert (random.random(), np.random.rand()) == expected
+    assert dict(model.named_buffers()) == {}
+    assert list(model._buffers) == ["empty"]
+    assert not model._non_persistent_buffers_set
+    assert list(model.state_dict()) == ["layer.weight", "layer.bias"]
+    # They follow the generator, which is the same one again.
+    assert torch.equal(scores["layer.weight"], score(model, name, batches)["layer.weight"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inference_mode_is_left_for_the_score(name):
+    model, batches = small_net(), make_batches(2)
+    expected = score(model, name, batches)
+    with torch.inference_mode():
+        batches = make_batches(2)
+        scores = score(model, name, batches)
+        assert torch.is_inference_mode_enabled()
+    for key, value in scores.items():
+        assert torch.equal(value, expected[key])
+        assert not value.is_inference()
+    assert model(batches[0][0].clone()).requires_grad
+    assert not any(buffer.is_inference() for buffer in model.buffers())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_graph_made_before_can_still_be_gone_through(name):
     model, batches = small_net().eval(), make_batches(1)
@@ -331,6 +382,13 @@ def test_callables_and_registered_functions():
             (lambda *_: {"0.weight": torch.ones(3)}, None),
             r"'0.weight' must be scored in shape \(4, 2, 3, 3\), got \(3,\)",
         ),
+        ((lambda *_: None, None), "must return name -> score, got NoneType"),
+        ((lambda *_: {"0.weight": np.ones(3)}, None), "'0.weight' must be scored by a tensor, got ndarray"),
+        (("snip", 3), "batches must be an iterable of .* got int"),
+        (("grasp", 3), "batches must be an iterable of .* got int"),
+        (("snip", make_batches(1), lambda outputs, _: outputs), r"loss must be a scalar .* got shape \(6, 3\)"),
+        (("usnip", make_batches(1), lambda *_: 0.5), "loss must be a scalar .* got float"),
+        (("grasp", make_batches(1), lambda outputs, _: outputs.detach().sum()), "got shape .* without a gradient"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -339,8 +397,20 @@ def test_bad_arguments(arguments, message):
 
 
 def test_a_model_without_prunable_weights():
-    with pytest.raises(ValueError, match="must have a convolution or a linear layer"):
+    with pytest.raises(ValueError, match="must have a Conv2d, a Linear or a compressed layer"):
         score(nn.Sequential(nn.BatchNorm2d(3)), "magnitude")
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize(
+    "wrap", [nn.utils.weight_norm, lambda module: prune.random_unstructured(module, "weight", 0.5)]
+)
+def test_weights_that_are_no_parameters_are_named(wrap):
+    model = small_net()
+    wrap(model[4])
+    for call in (lambda: score(model, "magnitude"), lambda: prune_masks(model, "magnitude", 0.5)):
+        with pytest.raises(ValueError, match=r"'4\.weight' must be a parameter, but is computed from others"):
+            call()
 
 
 def test_a_loss_that_is_not_finite_is_found_at_selection():
@@ -434,8 +504,16 @@ def test_nested_inputs_and_a_custom_loss():
     for key, value in scores.items():
         weight = model.get_parameter(key)
         torch.testing.assert_close(value, (weight * weight.grad).abs().detach())
-    with pytest.raises(ValueError, match="grasp: the model must return a tensor, got dict"):
+    with pytest.raises(ValueError, match="grasp: the model must return a tensor, unless temperature is 1, got dict"):
         score(model, "grasp", [(inputs, targets)], loss_fn)
+    # The mean square of 6 x 3 linear outputs: H g by hand.
+    hot = score(model, "grasp", [(inputs, targets)], loss_fn, temperature=1.0)
+    x, weight = inputs["left"], model.left.weight
+    ones = torch.cat([x, torch.ones(6, 1)], 1)
+    residual = ones @ torch.cat([weight, model.left.bias[:, None]], 1).T
+    expected = weight * (residual.T @ x @ x.T @ x) * (2 / 18) ** 2
+    torch.testing.assert_close(hot["left.weight"], expected.detach())
+    assert not hot["right.weight"].any()  # |.| has no curvature
 
 
 @pytest.mark.parametrize("name", NAMES)
