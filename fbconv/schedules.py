@@ -135,9 +135,12 @@ def iterative_masks(
     _check(sparsity, rounds, schedule)
     names = {key.rpartition(".")[0]: key for key in prunable(model)}
     masks: dict[str, Tensor] = {}
-    for passing in _sparsities(schedule, _density(model, selection.get("exclude", ()), sparsity), sparsity, rounds):
+    exclude = selection.get("exclude", ())
+    for passing in _sparsities(schedule, _density(model, exclude, sparsity), sparsity, rounds):
         network = sparsify(model, masks)
         train(network)
+        # Under control, the rounds before may have kept fewer weights than this one may.
+        passing = max(passing, 1 - _density(network, exclude))
         found = prune_masks(network, score, passing, shots, schedule, **selection)
         masks = {names[key.rpartition(".")[0]]: mask for key, mask in found.items()}
         yield masks
@@ -151,8 +154,8 @@ def _check(sparsity: float, rounds: int, schedule: str) -> None:
         raise ValueError(f"prune_masks: schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
 
 
-def _density(model: nn.Module, exclude: Sequence[str], sparsity: float) -> float:
-    """Share of the weights that are there before the first round: at least what is to be kept."""
+def _density(model: nn.Module, exclude: Sequence[str], sparsity: float = 1.0) -> float:
+    """Share of the weights that are there, which must be at least what is to be kept."""
     shapes = without_excluded(prunable(model), exclude)
     there = sum(weight.numel() for weight in parameters_of(model, shapes).values())
     total = sum(shape.numel() for shape in shapes.values())

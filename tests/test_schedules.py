@@ -415,6 +415,16 @@ def test_masks_survive_a_checkpoint(tmp_path):
         assert torch.equal(other.get_submodule(name.partition(".")[0]).pattern.mask(), mask)
 
 
+def test_iterations_under_control_go_on_with_what_is_left():
+    net, batches = make_net(), make_batches()
+    options = {"batches": batches, "control": "grasp", "alpha": 0.9}
+    found = list(iterative_masks(net, lambda network: None, 0.4, rounds=3, score="grasp", **options))
+    assert kept(found[0]) < kept_count(total(net), 1 - 0.6 ** (2 / 3))  # fewer than the second round may keep
+    for before, after in itertools.pairwise(found):
+        assert within(after, before)
+    assert kept(found[-1]) > 0
+
+
 def test_interspace_models_have_their_own_names():
     net = fbconv.interspace(make_net())
     found = list(iterative_masks(net, Trainer(), 0.9, rounds=2))
