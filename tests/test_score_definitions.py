@@ -101,6 +101,16 @@ def test_grasp_goes_twice_through_attention():
         torch.testing.assert_close(values[key], expected[key])
 
 
+def test_grasp_of_a_compiled_model():
+    """Compiled graphs have no second derivatives either."""
+    net, batches = tiny_net(), tiny_batches(2)
+    expected = score(net, "grasp", batches)
+    compiled = torch.compile(net, backend="aot_eager")
+    compiled(batches[0][0]).sum().backward()
+    for key, value in score(compiled, "grasp", batches).items():
+        torch.testing.assert_close(value, expected[key.removeprefix("_orig_mod.")])
+
+
 def test_grasp_of_a_loss_without_curvature_is_zero():
     batches = [(torch.ones(2, 3), None)]
     values = score(nn.Linear(3, 2), "grasp", batches, loss_fn=lambda outputs, _: outputs.sum())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -51,13 +53,21 @@ def grasp(
         return loss_fn(outputs / temperature, targets)
 
     device = device_of(weights)
-    # Of the kinds of attention, this one alone has second derivatives.
-    with sdpa_kernel(SDPBackend.MATH):
+    with _second_derivatives():
         # Both passes draw the same dropout masks, else H g would mix two networks.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             total = sum_gradients(model, weights, batches, smoothed)
         products = _hessian_times(total, model, weights, batches, smoothed)
     return {key: weight * products[key] for key, weight in weights.items()}
+
+
+@contextmanager
+def _second_derivatives() -> Iterator[None]:
+    """Has modules run in what torch can differentiate twice: not fused attention, and no compiled graphs."""
+    # Without its compiler, which takes seconds to import, nothing of torch is compiled.
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    with sdpa_kernel(SDPBackend.MATH), eager:
+        yield
 
 
 def _hessian_times(
