@@ -98,7 +98,8 @@ def cops(
 
 
 def _label(alpha: float) -> str:
-    return f"alpha-{alpha:g}"
+    # To the last digit: near 1, six of them would give two runs one folder.
+    return f"alpha-{alpha!r}".removesuffix(".0")
 
 
 def _configs(common: dict[str, object], alphas: tuple[float, ...], baselines: bool) -> dict[str, Config]:

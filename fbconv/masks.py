@@ -66,8 +66,9 @@ def select(
         name -> bool tensor of the score's shape, on its device.
 
     Raises:
-        ValueError: on NaN, on an unknown scope or distribution, on a pattern that excludes nothing or all patterns
-            everything, on a sparsity outside [0, 1], or if fewer scores are above ``-inf`` than have to be kept.
+        ValueError: on NaN or what is no real tensor, on an unknown scope or distribution, on a pattern that excludes
+            nothing or all patterns everything, on a sparsity outside [0, 1], or if fewer scores are above ``-inf`` than
+            have to be kept.
 
     Warns:
         LayerCollapseWarning: if a layer loses all of its weights.
@@ -131,6 +132,8 @@ def warn_of_collapse(masks: Mapping[str, Tensor]) -> None:
 
 
 def _check_numbers(name: str, value: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise ValueError(f"select: scores of {name!r} must be a tensor, got {type(value).__name__}")
     if value.is_complex():
         raise ValueError(f"select: scores of {name!r} must be real, got {value.dtype}")
     nans = count_nan(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from ._cops import cops, linear_mix
 from .convert import prunable, sparsify
 from .masks import LayerCollapseWarning, choose, kept_count, warn_of_collapse, without_excluded
 from .scores import score as score_model
+from .scores.base import parameters_of
 
 SCHEDULES = ("exponential", "linear")
 COMBINATIONS = ("cops", "linear")
@@ -56,13 +56,15 @@ def prune_masks(
         batches: as for :func:`fbconv.score`, gone through anew in every round; an iterator is kept in memory for that.
         loss_fn, generator, options: as for :func:`fbconv.score`. Options are for ``score``, not for ``control``.
         control, alpha: a second score that the masks are to be good for too, and the balance of the two, in [0, 1).
-        combine: ``"cops"`` solves the problem of :func:`fbconv.cops` in each round, and may keep fewer than asked;
+        combine: ``"cops"`` solves the problem of :func:`fbconv.cops` in each round, and may keep fewer than asked,
+            in early rounds too: what no mixed score speaks for goes at once;
             ``"linear"`` ranks by ``(1 - alpha) * score + alpha * control`` at equal scale (:func:`fbconv.linear_mix`).
         scope, distribution, exclude: as for :func:`fbconv.select`; COPS knows the global scope only.
 
     Returns: name -> bool mask, without excluded layers.
 
-    Raises: ValueError, for an unknown schedule or combination, no round, COPS by layers, what score or select refuse.
+    Raises: ValueError, for an unknown schedule or combination, no round, COPS by layers, a compressed model with fewer
+        weights than have to be kept, what score or select refuse.
 
     Warns: LayerCollapseWarning, if a layer has no weight in the end.
 
@@ -78,7 +80,7 @@ def prune_masks(
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     scored = partial(score_model, model, batches=batches, loss_fn=loss_fn, generator=generator)
     masks: _Masks | None = None
-    for passing in _sparsities(schedule, _density(model, exclude), sparsity, rounds):
+    for passing in _sparsities(schedule, _density(model, exclude, sparsity), sparsity, rounds):
         target = without_excluded(scored(score, masks=masks, **options), exclude)
         masks = choosing(target, None if control is None else scored(control, masks=masks), passing)
     warn_of_collapse(masks)
@@ -133,9 +135,12 @@ def iterative_masks(
     _check(sparsity, rounds, schedule)
     names = {key.rpartition(".")[0]: key for key in prunable(model)}
     masks: dict[str, Tensor] = {}
-    for passing in _sparsities(schedule, _density(model, selection.get("exclude", ())), sparsity, rounds):
+    exclude = selection.get("exclude", ())
+    for passing in _sparsities(schedule, _density(model, exclude, sparsity), sparsity, rounds):
         network = sparsify(model, masks)
         train(network)
+        # Under control, the rounds before may have kept fewer weights than this one may.
+        passing = max(passing, 1 - _density(network, exclude))
         found = prune_masks(network, score, passing, shots, schedule, **selection)
         masks = {names[key.rpartition(".")[0]]: mask for key, mask in found.items()}
         yield masks
@@ -149,11 +154,15 @@ def _check(sparsity: float, rounds: int, schedule: str) -> None:
         raise ValueError(f"prune_masks: schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
 
 
-def _density(model: nn.Module, exclude: Sequence[str]) -> float:
-    """Share of the weights that are there before the first round."""
+def _density(model: nn.Module, exclude: Sequence[str], sparsity: float = 1.0) -> float:
+    """Share of the weights that are there, which must be at least what is to be kept."""
     shapes = without_excluded(prunable(model), exclude)
-    there = sum(model.get_parameter(name).numel() for name in shapes)
-    return there / max(1, sum(shape.numel() for shape in shapes.values()))
+    there = sum(weight.numel() for weight in parameters_of(model, shapes).values())
+    total = sum(shape.numel() for shape in shapes.values())
+    keep = kept_count(total, sparsity)
+    if keep > there:
+        raise ValueError(f"prune_masks: {keep} weights have to be kept, but only {there} of {total} are there")
+    return there / max(1, total)
 
 
 def _sparsities(schedule: str, start: float, sparsity: float, rounds: int) -> Iterator[float]:
@@ -190,11 +199,6 @@ def _choosing(
 
 
 def _cops(target: Mapping[str, Tensor], control: Mapping[str, Tensor], sparsity: float, alpha: float) -> _Masks:
-    total = sum(value.numel() for value in target.values())
-    left = sum(int((value > -math.inf).sum()) for value in target.values())
-    keep = kept_count(total, sparsity)
-    if keep > left:
-        raise ValueError(f"prune_masks: {keep} weights have to be kept, but only {left} of {total} are left")
     with warnings.catch_warnings():  # the caller warns of what is empty in the end
         warnings.simplefilter("ignore", LayerCollapseWarning)
         return cops(target, control, sparsity, alpha).masks

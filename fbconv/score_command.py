@@ -7,7 +7,7 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +27,7 @@ from .mask_plots import plot_densities
 from .masks import SCOPES, LayerCollapseWarning
 from .schedules import SCHEDULES, prune_masks
 from .scores import SCORES, synflow
-from .user_code import call
+from .user_code import call, load_function
 
 EPILOG = (
     "Example: fbconv score net.py:make_model --score snip --control grasp --alpha .9 --sparsity .99 --data cifar10 "
@@ -48,7 +48,13 @@ _Model = Annotated[
         "is run, with torch's random state seeded by --seed.",
     ),
 ]
-_Score = Annotated[str, typer.Option(help=f"Which weights to keep: {', '.join(SCORES)}.")]
+_Score = Annotated[
+    str,
+    typer.Option(
+        help=f"Which weights to keep: {', '.join(SCORES)}, or FILE.py:NAME of a score function of your own "
+        "(fbconv.scores.register says what it gets)."
+    ),
+]
 _Control = Annotated[
     str | None, typer.Option(help="A second score that the masks must be good for too (COPS; it may keep fewer).")
 ]
@@ -68,6 +74,13 @@ _Data = Annotated[
     typer.Option(
         help=f"Data set ({', '.join(DATA_SETS)}), or FILE.py:NAME of a function of your own that returns batches "
         "(inputs, targets), a DataLoader for instance. Not needed by random, magnitude and synflow."
+    ),
+]
+_Loss = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE.py:NAME",
+        help="A function of your own that takes outputs and targets and returns the loss; by default cross entropy.",
     ),
 ]
 _DataDir = Annotated[str, typer.Option(help="Folder of the data set's files.")]
@@ -92,6 +105,7 @@ def score(
     distribution: _Distribution = None,
     exclude: _Exclude = None,
     data: _Data = None,
+    loss: _Loss = None,
     data_dir: _DataDir = "data",
     batch_size: _BatchSize = 100,
     batches: _Batches = 1,
@@ -110,21 +124,23 @@ def score(
     settings = {
         "model": model, "score": score, "control": control, "alpha": alpha if control else None, "sparsity": sparsity,
         "rounds": rounds, "schedule": schedule, "scope": scope, "distribution": distribution,
-        "exclude": exclude or [], "data": data, "batch_size": batch_size, "batches": batches, "seed": seed,
+        "exclude": exclude or [], "data": data, "loss": loss, "batch_size": batch_size, "batches": batches,
+        "seed": seed,
     }  # fmt: skip
     _check(settings)
     shape = _shape(input_shape)
     started = time.perf_counter()
     torch.manual_seed(seed)
     network = call(model, nn.Module, "a torch.nn.Module").to(choose_device(device))
-    chosen = [partial(synflow, input_shape=shape) if shape and s == "synflow" else s for s in (score, control)]
+    chosen = [_score_function(name, shape) for name in (score, control)]
     given = None if data is None else _batches(data, data_dir, batch_size, batches, seed)
     selection = {"scope": scope, "distribution": distribution, "exclude": exclude or ()}
     masks = _quietly(
+        model,
         partial(
             prune_masks, network, chosen[0], sparsity, rounds, schedule, batches=given, control=chosen[1], alpha=alpha,
-            generator=stream(seed, "score"), **selection,
-        )
+            loss_fn=load_function(loss) if loss else None, generator=stream(seed, "score"), **selection,
+        ),
     )  # fmt: skip
     summary = _summary(network, masks) | {"seconds": time.perf_counter() - started, "settings": settings}
     _write(masks, summary | {"environment": environment()}, out)
@@ -139,7 +155,8 @@ def _check(settings: Mapping[str, object]) -> None:
     choices = {"score": SCORES, "control": (None, *SCORES), "schedule": SCHEDULES, "scope": SCOPES,
                "distribution": (None, *DISTRIBUTIONS)}  # fmt: skip
     for name, known in choices.items():
-        if settings[name] not in known:
+        own = name in ("score", "control") and ".py:" in str(settings[name])
+        if settings[name] not in known and not own:
             expected = ", ".join(value for value in known if value)
             raise typer.BadParameter(f"{name} must be one of {expected}, got {settings[name]!r}")
     if ".py:" not in settings["model"]:
@@ -151,6 +168,12 @@ def _check(settings: Mapping[str, object]) -> None:
     for name in ("score", "control"):
         if settings["data"] is None and settings[name] in _NEED_DATA:
             raise typer.BadParameter(f"{name} {settings[name]} needs --data")
+
+
+def _score_function(name: str | None, shape: tuple[int, ...] | None) -> str | Callable[..., object] | None:
+    if name == "synflow" and shape:
+        return partial(synflow, input_shape=shape)
+    return load_function(name) if name and ".py:" in name else name
 
 
 def _shape(text: str | None) -> tuple[int, ...] | None:
@@ -169,14 +192,27 @@ def _batches(data: str, data_dir: str, batch_size: int, count: int, seed: int) -
         source = call(data, Iterable, "an iterable of batches")
     else:
         raise typer.BadParameter(f"data must be one of {', '.join(DATA_SETS)}, or FILE.py:NAME, got {data!r}")
-    return list(itertools.islice(source, count))
+    try:
+        return list(itertools.islice(source, count))
+    except Exception as error:
+        raise ValueError(f"data {data}: {type(error).__name__}: {error}") from error
 
 
-def _quietly(work) -> dict[str, Tensor]:
-    """Collapse in a line of its own rather than as Python prints warnings."""
+def _quietly(model: str, work: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Collapse in a line of its own rather than as Python prints warnings; what the user's code raises, with its place.
+
+    Raises:
+        ValueError: as the work.
+        RuntimeError: for anything else that the model, the loss or the score raises.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", LayerCollapseWarning)
-        result = work()
+        try:
+            result = work()
+        except (ImportError, ValueError):
+            raise
+        except Exception as error:
+            raise RuntimeError(f"{model}: scoring raised {type(error).__name__}: {error}") from error
     for warning in caught:
         print(f"fbconv: warning: {warning.message}", file=sys.stderr)
     return result

@@ -265,6 +265,8 @@ def test_not_a_number_names_the_tensor(argument, bad, what):
     ("change", "message"),
     [
         ({"target": {}}, "target must hold at least one tensor, got none"),
+        ({"target": {"w": np.ones(2)}}, "target of 'w' must be a tensor, got ndarray"),
+        ({"control": {"w": [1.0, 2.0]}}, "control of 'w' must be a tensor, got list"),
         ({"control": {"w": torch.ones(3)}}, r"control of 'w' must have target's shape \(2,\), got \(3,\)"),
         ({"control": {"v": torch.ones(2)}}, "control must have target's names, but '[vw]' is only in"),
         ({"control": {"w": torch.ones(2, device="meta")}}, "control of 'w' must be on cpu, got meta"),

@@ -124,6 +124,18 @@ def test_validation_picks_and_its_loss_breaks_ties(tmp_path, monkeypatch):
     assert json.loads(run(*options).stdout)["best_alpha"] == 0.5
 
 
+def test_alphas_next_to_1_have_runs_of_their_own(tmp_path, monkeypatch):
+    alphas = (0.0, 0.99999, 0.999999, 0.9999999, 0.99999999)
+    asked = fake_runs(monkeypatch, {0.9999999: (0.9, 0.1)})
+    options = [part for alpha in alphas for part in ("--alpha", alpha)]
+    result = run(*options, "--no-baselines", "--out", tmp_path, "--json")
+    assert {label: config.alpha for label, config in asked.items()} == {
+        "alpha-0": 0.0, "alpha-0.99999": 0.99999, "alpha-0.999999": 0.999999, "alpha-0.9999999": 0.9999999,
+        "alpha-0.99999999": 0.99999999,
+    }  # fmt: skip
+    assert json.loads(result.stdout)["best_alpha"] == 0.9999999
+
+
 def test_options_arrive(tmp_path, monkeypatch):
     asked = fake_runs(monkeypatch, {})
     options = {

@@ -132,6 +132,19 @@ def test_a_fraction_meets_the_controls_but_no_mask_does():
         fbconv.cops(target, controls, sparsity=0.5, alpha=0.4)
 
 
+def test_a_control_that_is_met_exactly_is_met():
+    """Of all masks one alone meets both controls: its sums are .1 times -10 and .6 times -5."""
+    target = {"w": torch.tensor([-3.0, 3, -2, 0, -3, 1, 0, -1])}
+    first = {"w": torch.tensor([3.0, 3, -2, -3, 2, -2, 0, 2])}
+    second = {"w": torch.tensor([0.0, -2, 2, -1, 2, 3, -2, 3])}
+    alphas = (0.1, 0.6)
+    result = fbconv.cops(target, [first, second], sparsity=3 / 8, alpha=alphas)
+    assert all(value <= kappa for value, kappa in zip(result.control_value, result.kappa, strict=True))
+    for array in (np.array(alphas), torch.tensor(alphas, dtype=torch.float64)):
+        again = fbconv.cops(target, [first, second], sparsity=3 / 8, alpha=array)
+        assert torch.equal(again.masks["w"], result.masks["w"])
+
+
 def test_rounding_that_misses_a_control_is_repaired(monkeypatch):
     relaxed = []
     relax = Columns.relax

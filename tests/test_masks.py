@@ -149,6 +149,8 @@ def test_bad_scope_and_no_scores():
         select({"a": torch.ones(1)}, 0.5, "net")
     with pytest.raises(ValueError, match="got none"):
         select({}, 0.5)
+    with pytest.raises(ValueError, match="scores of 'a' must be a tensor, got list"):
+        select({"a": [1.0]}, 0.5)
 
 
 # --- exclusions -------------------------------------------------------------------------------------------------------

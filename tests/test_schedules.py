@@ -264,6 +264,18 @@ def test_rounds_under_control():
         assert within(after, before)
 
 
+def test_rounds_go_on_where_cops_keeps_fewer_than_asked():
+    net, batches = make_net(), make_batches()
+    watching = Watching(fbconv.scores.grasp)
+    masks = prune_masks(net, watching, 0.4, rounds=4, batches=batches, control="grasp", alpha=0.9)
+    seen = [*watching.rounds, masks]
+    # Scores of both signs: about half of the weights speak for themselves, fewer than the first round may keep.
+    assert kept(seen[1]) < kept_count(total(net), 1 - 0.6 ** (3 / 4))
+    assert kept(masks) > 0
+    for before, after in itertools.pairwise(seen):
+        assert within(after, before)
+
+
 def test_control_with_exclusions_and_compressed_layers():
     net, batches = make_net(), make_batches()
     masks = prune_masks(net, "snip", 0.8, 1, batches=batches, control="magnitude", exclude=["6"])
@@ -401,6 +413,16 @@ def test_masks_survive_a_checkpoint(tmp_path):
     other.load_state_dict(torch.load(tmp_path / "ticket.pt", weights_only=True))
     for name, mask in masks.items():
         assert torch.equal(other.get_submodule(name.partition(".")[0]).pattern.mask(), mask)
+
+
+def test_iterations_under_control_go_on_with_what_is_left():
+    net, batches = make_net(), make_batches()
+    options = {"batches": batches, "control": "grasp", "alpha": 0.9}
+    found = list(iterative_masks(net, lambda network: None, 0.4, rounds=3, score="grasp", **options))
+    assert kept(found[0]) < kept_count(total(net), 1 - 0.6 ** (2 / 3))  # fewer than the second round may keep
+    for before, after in itertools.pairwise(found):
+        assert within(after, before)
+    assert kept(found[-1]) > 0
 
 
 def test_interspace_models_have_their_own_names():

@@ -35,6 +35,25 @@ def not_a_model():
 
 def broken():
     raise RuntimeError("no weights today")
+
+def broken_batches():
+    yield from []
+    raise IndexError("out of pictures")
+
+def wrong_labels():
+    return [(torch.randn(20, 1, 28, 28), torch.full((20,), 10))]
+
+def loss(outputs, targets):
+    return (outputs.sum(1) - targets).square().mean()
+
+def first(model, weights, batches, loss_fn, generator):
+    return {name: -torch.arange(weight.numel()).view_as(weight) for name, weight in weights.items()}
+
+class Unhelpful:
+    def __call__(self, *_):
+        raise KeyError("key")
+
+unhelpful = Unhelpful()
 """
 TOTAL = 6 * 25 + 8 * 6 * 9 + 720
 
@@ -123,6 +142,22 @@ def test_batches_of_ones_own(net):
     assert not equal(three, one)
 
 
+def test_a_loss_and_a_score_of_ones_own(net):
+    arguments = ["net.py:make", "--score", "snip", "--data", "net.py:batches", "--sparsity", ".9", "--seed", 3]
+    assert run(*arguments, "--loss", "net.py:loss", "--out", "own").exit_code == 0
+    assert run(*arguments, "--out", "cross-entropy").exit_code == 0
+    space = {}
+    exec(NET, space)
+    scores = fbconv.score(model(3), "snip", [next(space["batches"]())], space["loss"])
+    assert equal(load_file("own/masks.safetensors"), dict(sorted(fbconv.select(scores, 0.9).items())))
+    assert not equal(load_file("own/masks.safetensors"), load_file("cross-entropy/masks.safetensors"))
+    assert run("net.py:make", "--score", "net.py:first", "--sparsity", ".99").exit_code == 0
+    masks = load_file("masks/masks.safetensors")
+    kept = kept_count(TOTAL, 0.99)
+    assert [int(mask.sum()) for mask in masks.values()] == [kept // 3 + (k < kept % 3) for k in range(3)]
+    assert all(mask.flatten()[: int(mask.sum())].all() for mask in masks.values())
+
+
 def test_synflow_needs_a_shape_only(net):
     arguments = ("--score", "synflow", "--rounds", 20, "--sparsity", 0.98)
     assert run("net.py:make", *arguments, "--input-shape", "1,28,28", "--out", "shape").exit_code == 0
@@ -194,6 +229,11 @@ def test_wrong_usage_is_exit_code_two(net, arguments, message, monkeypatch, caps
         (["net.py:not_a_model", "--score", "random"], "net.py:not_a_model() must return a torch.nn.Module, got int"),
         (["net.py:broken", "--score", "random"], "net.py:broken() raised RuntimeError: no weights today"),
         (["net.py:make", "--data", "net.py:not_a_model"], "net.py:not_a_model() must return an iterable of batches"),
+        (["net.py:make", "--data", "net.py:broken_batches"], "net.py:broken_batches: IndexError: out of pictures"),
+        (["net.py:make", "--data", "net.py:wrong_labels"], "net.py:make: scoring raised IndexError: Target 10 is out"),
+        (["net.py:make", "--score", "net.py:unhelpful"], "net.py:make: scoring raised KeyError: 'key'"),
+        (["net.py:make", "--score", "net.py:none"], "net.py: there must be a function none, got make"),
+        (["net.py:make", "--data", "net.py:batches", "--loss", "net.py:none"], "there must be a function none"),
         (["net.py:make", "--score", "synflow"], "synflow: input_shape, or batches"),
         (["net.py:make", "--score", "random", "--exclude", "7"], "exclude pattern '7' must match one of 0.weight"),
         (["net.py:make", "--score", "random", "--rounds", "0"], "rounds must be at least 1, got 0"),

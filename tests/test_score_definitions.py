@@ -1,49 +1,22 @@
-"""USNIP, GraSP and SynFlow against their definitions: explicit Hessians, finite differences, products of matrices."""
+"""USNIP and GraSP against their definitions: explicit Hessians and finite differences."""
 
 import copy
-import itertools
 from collections import Counter
 from functools import partial
 
 import pytest
 import torch
+from score_cases import flatten, generator, random_masks, tiny_batches, tiny_net
 from torch import nn
 from torch.nn import functional as F
 
 import fbconv.nn as fnn
 from fbconv import scores
-from fbconv.convert import freeze, interspace, sparsify
-from fbconv.masks import LayerCollapseWarning, select
-from fbconv.schedules import prune_masks
+from fbconv.convert import freeze, sparsify
+from fbconv.masks import select
 from fbconv.scores import score
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def tiny_net():
-    """78 weights, batch norm, and curvature everywhere."""
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
-        net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Tanh(), nn.Conv2d(3, 1, 2), nn.Flatten())
-        net.append(nn.Linear(9, 3))
-        return net.double()
-
-
-def make_batches(count=1):
-    source = generator(5)
-    return [
-        (torch.randn(5, 1, 6, 6, generator=source, dtype=torch.float64), torch.randint(3, (5,), generator=source))
-        for _ in range(count)
-    ]
-
-
-def random_masks(model, density=0.5):
-    source = generator(7)
-    return {key: torch.rand(value.shape, generator=source) < density for key, value in score(model, "random").items()}
 
 
 def loss_of(net, weights, batches, temperature=1.0):
@@ -69,17 +42,13 @@ def split_like(tensors, vector):
     return {key: part.view(tensors[key].shape) for key, part in zip(tensors, parts, strict=True)}
 
 
-def flatten(tensors):
-    return torch.cat([tensor.detach().flatten() for tensor in tensors.values()])
-
-
 # --- GraSP ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("temperature", [1.0, 200.0])
 def test_grasp_is_theta_times_hessian_times_gradient(count, temperature):
-    net, batches = tiny_net(), make_batches(count)
+    net, batches = tiny_net(), tiny_batches(count)
     weights = {key: net.get_parameter(key) for key in ("0.weight", "3.weight", "5.weight")}
     expected = gradient_flow(net, partial(split_like, weights), flatten(weights), batches, temperature)
     given = {} if temperature == 200 else {"temperature": temperature}  # 200 is the default
@@ -92,8 +61,8 @@ def test_grasp_is_theta_times_hessian_times_gradient(count, temperature):
 @pytest.mark.parametrize("kind", ["masked", "sparse", "frozen"])
 def test_grasp_of_part_of_the_weights(kind):
     """The variables are the weights that are left: the gradient of the others must not enter H g."""
-    net, batches = tiny_net(), make_batches(2)
-    masks = random_masks(net)
+    net, batches = tiny_net(), tiny_batches(2)
+    masks = random_masks(net, 0.5)
     weights = {key: net.get_parameter(key).detach() for key in masks}
     chosen = flatten(masks)
 
@@ -110,8 +79,46 @@ def test_grasp_of_part_of_the_weights(kind):
     torch.testing.assert_close(values[chosen], expected, rtol=1e-8, atol=1e-9 * float(expected.abs().max()))
 
 
+def test_grasp_goes_twice_through_attention():
+    """Torch's fused kinds of attention have no second derivatives."""
+
+    class Attention(nn.Module):
+        def __init__(self, fused):
+            super().__init__()
+            self.project, self.head, self.fused = nn.Linear(4, 12), nn.Linear(4, 3), fused
+
+        def forward(self, x):
+            q, k, v = self.project(x).unsqueeze(1).chunk(3, -1)
+            by_hand = (q @ k.mT / 2).softmax(-1) @ v
+            mixed = F.scaled_dot_product_attention(q, k, v) if self.fused else by_hand
+            return self.head(mixed.squeeze(1).mean(1))
+
+    fused, plain = Attention(fused=True).double(), Attention(fused=False).double()
+    plain.load_state_dict(fused.state_dict())
+    batches = [(torch.randn(5, 7, 4, generator=generator(), dtype=torch.float64), torch.arange(5) % 3)]
+    values, expected = (score(model, "grasp", batches) for model in (fused, plain))
+    for key in expected:
+        torch.testing.assert_close(values[key], expected[key])
+
+
+def test_grasp_of_a_compiled_model():
+    """Compiled graphs have no second derivatives either."""
+    net, batches = tiny_net(), tiny_batches(2)
+    expected = score(net, "grasp", batches)
+    compiled = torch.compile(net, backend="aot_eager")
+    compiled(batches[0][0]).sum().backward()
+    for key, value in score(compiled, "grasp", batches).items():
+        torch.testing.assert_close(value, expected[key.removeprefix("_orig_mod.")])
+
+
+def test_grasp_of_a_loss_without_curvature_is_zero():
+    batches = [(torch.ones(2, 3), None)]
+    values = score(nn.Linear(3, 2), "grasp", batches, loss_fn=lambda outputs, _: outputs.sum())
+    assert torch.equal(values["weight"], torch.zeros(2, 3))
+
+
 def test_grasp_of_filter_basis_coefficients():
-    net, batches = tiny_net(), make_batches(1)
+    net, batches = tiny_net(), tiny_batches(1)
     mask = torch.rand(3, 1, 9, generator=generator(1)) < 0.6
     basis = fnn.FilterBasis(3, init="orthonormal", generator=generator(4), dtype=torch.float64)
     layer = fnn.FBConv2d.from_dense(net[0], basis, mask)
@@ -135,7 +142,7 @@ def test_grasp_of_filter_basis_coefficients():
 
 def test_grasp_keeps_what_the_gradient_norm_loses_most_from():
     """The sign: by finite differences, removing weight i changes |g|^2 by -2 score_i in first order."""
-    net, batches, step = tiny_net(), make_batches(1), 1e-6
+    net, batches, step = tiny_net(), tiny_batches(1), 1e-6
     values = score(net, "grasp", batches, temperature=1.0)
     weights = {key: net.get_parameter(key).detach().clone() for key in values}
 
@@ -155,7 +162,7 @@ def test_grasp_keeps_what_the_gradient_norm_loses_most_from():
 
 
 def test_grasp_masks_do_not_depend_on_the_scale_of_the_loss():
-    net, batches = tiny_net(), make_batches(2)
+    net, batches = tiny_net(), tiny_batches(2)
     summed = score(net, "grasp", batches, loss_fn=partial(F.cross_entropy, reduction="sum"))
     mean = score(net, "grasp", batches)
     for key, mask in select(mean, 0.7).items():
@@ -180,14 +187,14 @@ def test_grasp_draws_the_same_dropout_in_both_passes():
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
 def test_grasp_temperature_must_be_positive(temperature):
     with pytest.raises(ValueError, match="grasp: temperature must be positive, got"):
-        score(tiny_net(), "grasp", make_batches(1), temperature=temperature)
+        score(tiny_net(), "grasp", tiny_batches(1), temperature=temperature)
 
 
 # --- USNIP ------------------------------------------------------------------------------------------------------------
 
 
 def test_usnip_is_the_connection_sensitivity_for_the_labels_it_draws():
-    net, batches, step = tiny_net(), make_batches(2), 1e-6
+    net, batches, step = tiny_net(), tiny_batches(2), 1e-6
     drawn = []
 
     def recording(outputs, labels):
@@ -226,7 +233,7 @@ def test_usnip_labels_are_uniform_and_from_the_generator():
 
 
 def test_usnip_ignores_targets_and_takes_unlabelled_batches():
-    net, batches = tiny_net(), make_batches(2)
+    net, batches = tiny_net(), tiny_batches(2)
     expected = score(net, "usnip", batches)
     for other in (
         [inputs for inputs, _ in batches],
@@ -254,159 +261,8 @@ def test_usnip_labels_of_dense_predictions():
         score(nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)), "usnip", [torch.zeros(4, 3)])
 
 
-# --- SynFlow ----------------------------------------------------------------------------------------------------------
-
-
-def linear_net(widths, seed=0, bias=False):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return nn.Sequential(*[nn.Linear(a, b, bias=bias) for a, b in itertools.pairwise(widths)])
-
-
-def test_synflow_of_a_linear_net_is_the_flow_through_each_weight():
-    """``|w_ij|`` times all that arrives at j times all that leaves from i, each a product of matrices."""
-    net = linear_net((5, 7, 4, 3))
-    matrices = [layer.weight.detach().double().abs() for layer in net]
-    for i, value in enumerate(score(net, "synflow", input_shape=(5,)).values()):
-        arriving = torch.ones(5, dtype=torch.float64)
-        for matrix in matrices[:i]:
-            arriving = matrix @ arriving
-        leaving = torch.ones(3, dtype=torch.float64)
-        for matrix in matrices[:i:-1]:
-            leaving = leaving @ matrix
-        torch.testing.assert_close(value, matrices[i] * torch.outer(leaving, arriving), rtol=1e-12, atol=0)
-
-
-def test_synflow_is_conserved_from_layer_to_layer():
-    totals = [float(value.sum()) for value in score(linear_net((5, 7, 4, 3)), "synflow", input_shape=(5,)).values()]
-    assert totals == pytest.approx([totals[0]] * 3, rel=1e-12)
-
-
-def absolute_flow(net, overrides):
-    """R by its definition, without touching the statistics of batch norm."""
-    state = {name: p.detach().double().abs() for name, p in net.named_parameters()}
-    state |= {name: b.double() if b.is_floating_point() else b for name, b in net.named_buffers()}
-    ones = torch.ones(1, 1, 6, 6, dtype=torch.float64)
-    return float(torch.func.functional_call(copy.deepcopy(net).eval(), state | overrides, (ones,)).sum())
-
-
-def test_synflow_by_finite_differences_with_statistics_as_they_are():
-    net, step = tiny_net().float(), 1e-6
-    with torch.no_grad():
-        net[1].running_mean.copy_(torch.tensor([-0.3, 0.2, -0.1]))
-        net[1].running_var.copy_(torch.tensor([0.5, 2.0, 1.5]))
-        net[1].weight.mul_(-1)
-    values = score(net, "synflow", make_batches(1))
-    for key, value in values.items():
-        assert value.dtype == torch.float64
-        weight = net.get_parameter(key).detach().double().abs()
-        for index in range(weight.numel()):
-            flows = []
-            for sign in (1, -1):
-                scaled = weight.clone()
-                scaled.view(-1)[index] *= 1 + sign * step
-                flows.append(absolute_flow(net, {key: scaled}))
-            expected = abs(flows[0] - flows[1]) / (2 * step)
-            assert float(value.flatten()[index]) == pytest.approx(expected, rel=1e-4, abs=1e-8)
-    with torch.no_grad():
-        net[1].running_mean.abs_()
-    assert not torch.equal(score(net, "synflow", make_batches(1))["0.weight"], values["0.weight"])
-
-
-def test_synflow_reads_no_data_and_no_training_flag():
-    net, batches = tiny_net(), make_batches(1)
-    net.insert(2, nn.Dropout(0.5))
-    expected = score(net, "synflow", input_shape=(1, 6, 6))
-    others = [
-        score(net.train(), "synflow", batches),
-        score(net.eval(), "synflow", batches, generator=generator(9)),
-        score(net, "synflow", [100 * batches[0][0]]),
-    ]
-    for other in others:
-        assert all(torch.equal(other[key], expected[key]) for key in expected)
-
-
-def test_synflow_does_not_underflow():
-    """Forty layers of small weights: in float32 every score would be 0, a tie of everything with everything."""
-    net = linear_net([4] * 41)
-    with torch.no_grad():
-        for layer in net:
-            layer.weight.mul_(0.05)
-    values = flatten(score(net, "synflow", input_shape=(4,)))
-    assert 0 < values.max() < torch.finfo(torch.float32).smallest_normal / 1e6
-    assert (values > 0).all()
-    assert len(values.unique()) > 600
-    assert (values.float() == 0).all()
-
-
-def test_synflow_of_compressed_layers():
-    net = tiny_net()
-    masks = random_masks(net)
-    pruned = copy.deepcopy(net)
-    with torch.no_grad():
-        for key, mask in masks.items():
-            pruned.get_parameter(key).mul_(mask)
-    of_pruned, of_dense = (score(model, "synflow", input_shape=(1, 6, 6)) for model in (pruned, net))
-    for compress, expected in ((sparsify, of_pruned), (freeze, of_dense)):
-        values = score(compress(net, masks), "synflow", input_shape=(1, 6, 6))
-        for key, mask in masks.items():
-            value = values[key.replace("weight", "values")]
-            assert (value[~mask] == -torch.inf).all()
-            torch.testing.assert_close(value[mask], expected[key][mask], rtol=1e-10, atol=1e-14)
-
-
-def test_synflow_of_filter_bases_takes_absolute_coefficients_and_absolute_bases():
-    net = tiny_net()
-    standard = score(interspace(net), "synflow", input_shape=(1, 6, 6))["0.values"]
-    torch.testing.assert_close(standard.view(3, 1, 3, 3), score(net, "synflow", input_shape=(1, 6, 6))["0.weight"])
-    model = interspace(net, init="orthonormal", generator=generator(3))
-    leaves = {key: model.get_submodule(key).dense_values().detach().abs().requires_grad_() for key in ("0", "3")}
-    bases = {key: model.get_submodule(key).basis.elements.detach().abs() for key in leaves}
-    composed = {f"{key}.weight": torch.einsum("abn,nij->abij", leaves[key], bases[key]) for key in leaves}
-    state = {name: p.detach().abs() for name, p in net.named_parameters()} | dict(net.named_buffers()) | composed
-    flow = torch.func.functional_call(net.eval(), state, (torch.ones(1, 1, 6, 6, dtype=torch.float64),)).sum()
-    gradients = torch.autograd.grad(flow, list(leaves.values()))
-    values = score(model, "synflow", input_shape=(1, 6, 6))
-    for (key, leaf), gradient in zip(leaves.items(), gradients, strict=True):
-        torch.testing.assert_close(values[f"{key}.values"], leaf.detach() * gradient, rtol=1e-10, atol=1e-14)
-
-
-def test_synflow_needs_a_shape_from_somewhere():
-    for batches in (None, [], [({"image": torch.ones(1)}, None)]):
-        with pytest.raises(
-            ValueError, match="synflow: input_shape, or batches whose inputs are tensors, must be given"
-        ):
-            score(tiny_net(), "synflow", batches)
-
-
-class Residual(nn.Module):
-    """A block with a 1x1 shortcut, as at the beginning of a stage of a ResNet."""
-
-    def __init__(self):
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.conv1, self.conv2 = nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
-            self.shortcut = nn.Conv2d(8, 16, 1)
-            self.fc = nn.Linear(16, 4)
-            nn.init.normal_(self.shortcut.weight, std=0.01)
-
-    def forward(self, x):
-        return self.fc((self.conv2(torch.relu(self.conv1(x))) + self.shortcut(x)).relu().mean((2, 3)))
-
-
-def test_synflow_cuts_the_shortcut_with_a_warning_unless_it_is_excluded():
-    """Of two ways, SynFlow keeps the one with the larger products; where that empties the shortcut, it must be said."""
-    with pytest.warns(LayerCollapseWarning, match=r"'shortcut\.weight'"):
-        masks = prune_masks(Residual(), "synflow", 0.9, rounds=20, input_shape=(8, 8, 8))
-    assert all(mask.any() for key, mask in masks.items() if key != "shortcut.weight")
-    masks = prune_masks(Residual(), "synflow", 0.9, rounds=20, input_shape=(8, 8, 8), exclude=["shortcut"])
-    assert list(masks) == ["conv1.weight", "conv2.weight", "fc.weight"]
-    assert all(mask.any() for mask in masks.values())
-
-
 def test_score_functions_are_public():
-    net, batches = tiny_net(), make_batches(1)
+    net, batches = tiny_net(), tiny_batches(1)
     for name in ("random", "magnitude", "snip", "usnip", "grasp", "synflow"):
         by_name, by_function = score(net, name, batches), score(net, getattr(scores, name), batches)
         assert all(torch.equal(by_name[key], by_function[key]) for key in by_name)

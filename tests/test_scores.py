@@ -1,48 +1,23 @@
-"""Scores: their definitions, and that scoring leaves no trace on the model."""
+"""Scores: SNIP and the passive ones by their definitions, masks, inputs and errors."""
 
 import copy
 
+import numpy as np
 import pytest
 import torch
+from score_cases import NAMES, generator, make_batches, random_masks, small_net
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 import fbconv.nn as fnn
 from fbconv.convert import freeze, interspace, sparsify
 from fbconv.masks import select
 from fbconv.models import build
+from fbconv.schedules import prune_masks
 from fbconv.scores import SCORES, register, score
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-NAMES = ("random", "magnitude", "snip", "usnip", "grasp", "synflow")
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def make_batches(count=1, size=6, dtype=torch.float64, image=8):
-    source = generator(5)
-    return [
-        (torch.randn(size, 2, image, image, generator=source, dtype=dtype), torch.randint(3, (size,), generator=source))
-        for _ in range(count)
-    ]
-
-
-def small_net(dtype=torch.float64, dropout=0.0):
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        return nn.Sequential(
-            nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(dropout), nn.Conv2d(4, 4, 3, groups=2),
-            nn.Flatten(), nn.Linear(64, 3),
-        ).to(dtype)  # fmt: skip
-
-
-def random_masks(model, density, seed=1):
-    source = generator(seed)
-    shapes = {key: value.shape for key, value in score(model, "magnitude").items()}
-    return {key: torch.rand(shape, generator=source) < density for key, shape in shapes.items()}
 
 
 def connection_sensitivity(model, key, batches, step=1e-6):
@@ -151,100 +126,6 @@ def test_random_is_the_absolute_value_of_normal_numbers_from_the_generator():
     assert torch.equal(score(model, "random")["fc1.weight"], score(model, "random")["fc1.weight"])
 
 
-def snapshot(model):
-    return {
-        "state": {key: value.clone() for key, value in model.state_dict().items()},
-        "identity": [id(x) for x in [*model.parameters(), *model.buffers()]],
-        "grads": [None if p.grad is None else (id(p.grad), p.grad.clone()) for p in model.parameters()],
-        "flags": [module.training for module in model.modules()],
-        "requires": [p.requires_grad for p in model.parameters()],
-        "rng": torch.get_rng_state(),
-    }
-
-
-def same(one, other):
-    return (
-        one["state"].keys() == other["state"].keys()
-        and all(torch.equal(one["state"][key], other["state"][key]) for key in one["state"])
-        and all(one[key] == other[key] for key in ("identity", "flags", "requires"))
-        and all(
-            a is b is None or (a[0] == b[0] and torch.equal(a[1], b[1]))
-            for a, b in zip(one["grads"], other["grads"], strict=True)
-        )
-        and torch.equal(one["rng"], other["rng"])
-    )
-
-
-def rough_score(model, weights, batches, loss_fn, generator):
-    """A score function with all the side effects that one can have."""
-    torch.rand(3)
-    loss_fn(model(batches[0][0]), batches[0][1]).backward()
-    scores = {key: weight.grad.abs() for key, weight in weights.items()}
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(1)
-            parameter.data = parameter.data.clone().zero_()
-    model.eval().requires_grad_(False)
-    return scores
-
-
-@pytest.mark.parametrize("name", [*NAMES, rough_score])
-@pytest.mark.parametrize("space", ["plain", "sparse", "frozen", "interspace"])
-def test_the_model_is_left_as_it_was(name, space):
-    model, batches = small_net(dropout=0.5), make_batches(2)
-    if space == "interspace":
-        model = interspace(model)
-    if space in ("sparse", "frozen"):
-        model = {"sparse": sparsify, "frozen": freeze}[space](model, random_masks(model, 0.5))
-    F.cross_entropy(model(batches[0][0]), batches[0][1]).backward()
-    next(model.parameters()).grad = None
-    model[1].eval()
-    model[1].weight.requires_grad_(False)
-    before = snapshot(model)
-    score(model, name, batches)
-    assert same(before, snapshot(model))
-    masks = {key: value > value.median() for key, value in score(model, "random").items()}
-    score(model, name, batches, masks=masks)
-    assert same(before, snapshot(model))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_graph_made_before_can_still_be_gone_through(name):
-    model, batches = small_net().eval(), make_batches(1)
-    loss = F.cross_entropy(model(batches[0][0]), batches[0][1])
-    score(model, name, batches)
-    loss.backward()
-    assert model[0].weight.grad.abs().sum() > 0
-
-
-def test_a_score_that_is_the_weight_itself_keeps_its_numbers():
-    def doubled(model, weights, *_):
-        with torch.no_grad():
-            for weight in weights.values():
-                weight.mul_(2)
-        return weights
-
-    model = small_net()
-    assert torch.equal(score(model, doubled)["0.weight"], 2 * model[0].weight.detach())
-
-
-def test_the_model_is_left_as_it_was_after_an_error():
-    model = small_net().eval()
-    before = snapshot(model)
-    masks = random_masks(model, 0.5)
-    for name in ("snip", "usnip", "grasp"):
-        with pytest.raises(ZeroDivisionError):
-            score(model, name, make_batches(1), loss_fn=lambda *_: 1 / 0, masks=masks)
-    assert same(before, snapshot(model))
-
-
-def test_dropout_follows_the_generator():
-    model, batches = small_net(dropout=0.5), make_batches(1)
-    one, again, other = (score(model, "snip", batches, generator=generator(seed)) for seed in (1, 1, 2))
-    assert torch.equal(one["0.weight"], again["0.weight"])
-    assert not torch.equal(one["0.weight"], other["0.weight"])
-
-
 @pytest.mark.parametrize("compress", [sparsify, freeze])
 def test_compressed_modules_score_only_their_pattern(compress):
     model, batches = small_net(), make_batches(2)
@@ -331,6 +212,13 @@ def test_callables_and_registered_functions():
             (lambda *_: {"0.weight": torch.ones(3)}, None),
             r"'0.weight' must be scored in shape \(4, 2, 3, 3\), got \(3,\)",
         ),
+        ((lambda *_: None, None), "must return name -> score, got NoneType"),
+        ((lambda *_: {"0.weight": np.ones(3)}, None), "'0.weight' must be scored by a tensor, got ndarray"),
+        (("snip", 3), "batches must be an iterable of .* got int"),
+        (("grasp", 3), "batches must be an iterable of .* got int"),
+        (("snip", make_batches(1), lambda outputs, _: outputs), r"loss must be a scalar .* got shape \(6, 3\)"),
+        (("usnip", make_batches(1), lambda *_: 0.5), "loss must be a scalar .* got float"),
+        (("grasp", make_batches(1), lambda outputs, _: outputs.detach().sum()), "got shape .* without a gradient"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -339,8 +227,20 @@ def test_bad_arguments(arguments, message):
 
 
 def test_a_model_without_prunable_weights():
-    with pytest.raises(ValueError, match="must have a convolution or a linear layer"):
+    with pytest.raises(ValueError, match="must have a Conv2d, a Linear or a compressed layer"):
         score(nn.Sequential(nn.BatchNorm2d(3)), "magnitude")
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize(
+    "wrap", [nn.utils.weight_norm, lambda module: prune.random_unstructured(module, "weight", 0.5)]
+)
+def test_weights_that_are_no_parameters_are_named(wrap):
+    model = small_net()
+    wrap(model[4])
+    for call in (lambda: score(model, "magnitude"), lambda: prune_masks(model, "magnitude", 0.5)):
+        with pytest.raises(ValueError, match=r"'4\.weight' must be a parameter, but is computed from others"):
+            call()
 
 
 def test_a_loss_that_is_not_finite_is_found_at_selection():
@@ -434,8 +334,16 @@ def test_nested_inputs_and_a_custom_loss():
     for key, value in scores.items():
         weight = model.get_parameter(key)
         torch.testing.assert_close(value, (weight * weight.grad).abs().detach())
-    with pytest.raises(ValueError, match="grasp: the model must return a tensor, got dict"):
+    with pytest.raises(ValueError, match="grasp: the model must return a tensor, unless temperature is 1, got dict"):
         score(model, "grasp", [(inputs, targets)], loss_fn)
+    # The mean square of 6 x 3 linear outputs: H g by hand.
+    hot = score(model, "grasp", [(inputs, targets)], loss_fn, temperature=1.0)
+    x, weight = inputs["left"], model.left.weight
+    ones = torch.cat([x, torch.ones(6, 1)], 1)
+    residual = ones @ torch.cat([weight, model.left.bias[:, None]], 1).T
+    expected = weight * (residual.T @ x @ x.T @ x) * (2 / 18) ** 2
+    torch.testing.assert_close(hot["left.weight"], expected.detach())
+    assert not hot["right.weight"].any()  # |.| has no curvature
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -112,7 +113,7 @@ def cops(
 
 
 def _alphas(alpha: float | Sequence[float], controls: int) -> tuple[float, ...]:
-    alphas = tuple(alpha) if isinstance(alpha, Sequence) else (alpha,) * controls
+    alphas = (float(alpha),) * controls if isinstance(alpha, Real) else tuple(map(float, alpha))
     if controls == 0 or len(alphas) != controls:
         raise ValueError(
             f"cops: control must be one score or several, with an alpha for each, got {controls} controls "

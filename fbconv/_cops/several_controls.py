@@ -79,10 +79,13 @@ class _Dual:
         self.planes = Planes()
         self.best = -np.inf
         # The lowest value that each control can have, by its own mask.
-        own = [self._sums(np.eye(len(norms))[k + 1]) for k in range(len(alphas))]
-        self.kappas = np.array([alpha * sums[k + 1] for k, (alpha, sums) in enumerate(zip(alphas, own, strict=True))])
+        own = [self._raw_sums(np.eye(len(norms))[k + 1]) for k in range(len(alphas))]
+        # Scaled after alpha, not before: a mask whose sum is alpha times the least one must meet the control, to the
+        # last bit.
+        limits = [alpha * sums[k] for k, (alpha, sums) in enumerate(zip(alphas, own, strict=True), start=1)]
+        self.kappas = np.array(limits) / self.norms[1:]
         for sums in own:
-            self.planes.add(sums[0], sums[1:] - self.kappas)
+            self.planes.add(sums[0] / self.norms[0], sums[1:] / self.norms[1:] - self.kappas)
 
     def select(self, multipliers: np.ndarray) -> float:
         """g there, and a plane."""
@@ -119,8 +122,11 @@ class _Dual:
         return ValueError(f"cops: no mask meets all {len(self.alphas)} controls together at alpha = {self.alphas}")
 
     def _sums(self, factors: np.ndarray) -> np.ndarray:
+        return self._raw_sums(factors) / self.norms
+
+    def _raw_sums(self, factors: np.ndarray) -> np.ndarray:
         self.steps += 1
-        return np.array(self.items.select((factors / self.norms).tolist()).sums) / self.norms
+        return np.array(self.items.select((factors / self.norms).tolist()).sums)
 
     def _rises_beyond(self, upper: np.ndarray, height: float) -> bool:
         if self.items.index is not None:  # the box is known to hold the optimum

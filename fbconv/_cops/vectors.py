@@ -18,12 +18,14 @@ class Layout:
         if not scores:
             raise ValueError(f"{op}: target must hold at least one tensor, got none")
         self.op = op
+        self._check_tensors("target", scores)
         self.shapes = {name: value.shape for name, value in scores.items()}
         self.device = next(iter(scores.values())).device
         self.size = sum(shape.numel() for shape in self.shapes.values())
 
     def check(self, argument: str, scores: Scores) -> None:
-        """Names and shapes as the first score's."""
+        """Tensors with names and shapes as the first score's."""
+        self._check_tensors(argument, scores)
         if scores.keys() != self.shapes.keys():
             name = next(iter(scores.keys() ^ self.shapes.keys()))
             where = argument if name in scores else "target"
@@ -34,6 +36,11 @@ class Layout:
                     f"{self.op}: {argument} of {name!r} must have target's shape {tuple(shape)}, "
                     f"got {tuple(scores[name].shape)}"
                 )
+
+    def _check_tensors(self, argument: str, scores: Scores) -> None:
+        for name, value in scores.items():
+            if not isinstance(value, Tensor):
+                raise ValueError(f"{self.op}: {argument} of {name!r} must be a tensor, got {type(value).__name__}")
 
     def flatten(self, argument: str, scores: Scores) -> Tensor:
         """One vector in the paper's convention: the negative importances, float32 where that holds all of them."""

@@ -52,8 +52,8 @@ def score(
     """Importance of every prunable weight of ``model``; the input of :func:`fbconv.select`.
 
     The model is left bit-identical: parameters, gradients, buffers (batch-norm statistics included), training flags
-    and the global random state. It is scored in training mode, as it is going to be trained (SynFlow: in evaluation
-    mode, by its definition).
+    and the global random states of torch, NumPy and Python, which follow ``generator`` meanwhile. It is scored in
+    training mode, as it is going to be trained (SynFlow: in evaluation mode, by its definition).
 
     Args:
         model: plain modules and compressed ones alike, on any device.
@@ -74,8 +74,9 @@ def score(
         in its pattern's shape, ``-inf`` outside the pattern.
 
     Raises:
-        ValueError: unknown name, nothing prunable, masks that do not fit, or data missing or not in ``(inputs,
-            targets)`` pairs.
+        ValueError: unknown name, nothing prunable, a weight that is no parameter (``weight_norm``,
+            ``torch.nn.utils.prune``), masks that do not fit, data missing or not in ``(inputs, targets)`` pairs, a loss
+            that is no scalar of the graph, or a score function that does not return a tensor for each weight.
 
     Source:
         generalised synaptic scores (methods section 1), negated; each score names its paper.
@@ -90,15 +91,33 @@ def score(
     function = _resolve(name)
     shapes = prunable(model)
     if not shapes:
-        raise ValueError("score: model must have a convolution or a linear layer with weights, got none")
+        raise ValueError("score: model must have a Conv2d, a Linear or a compressed layer with weights, got none")
     masks = {} if masks is None else masks
     _check_masks(masks, shapes)
-    weights = {key: model.get_parameter(key) for key in shapes}
+    weights = parameters_of(model, shapes)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     with untouched(model, weights, generator), restricted(model, weights, masks):
         scores = function(model, weights, batches, loss_fn or F.cross_entropy, generator, **options)
+        if not isinstance(scores, Mapping):
+            raise ValueError(f"score: the score function must return name -> score, got {type(scores).__name__}")
         scores = {key: _checked(key, scores, weight) for key, weight in weights.items()}
     return {key: _dense(model, key, value, masks.get(key)) for key, value in scores.items()}
+
+
+def parameters_of(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """The parameters of these of :func:`fbconv.prunable`'s names.
+
+    Raises:
+        ValueError: for a weight that is computed from other parameters.
+    """
+    for key in names:
+        module, _, own = key.rpartition(".")
+        if own not in model.get_submodule(module)._parameters:
+            raise ValueError(
+                f"score: {key!r} must be a parameter, but is computed from others (as by weight_norm or "
+                "torch.nn.utils.prune); make it one again, by torch.nn.utils.prune.remove for instance"
+            )
+    return {key: model.get_parameter(key) for key in names}
 
 
 def _resolve(name: str | ScoreFunction) -> ScoreFunction:
@@ -120,7 +139,9 @@ def _check_masks(masks: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) 
 
 def _checked(key: str, scores: Mapping[str, Tensor], weight: Tensor) -> Tensor:
     if key not in scores:
-        raise ValueError(f"score: {key!r} must be scored, got scores of {', '.join(scores) or 'nothing'}")
+        raise ValueError(f"score: {key!r} must be scored, got scores of {', '.join(map(str, scores)) or 'nothing'}")
+    if not isinstance(scores[key], Tensor):
+        raise ValueError(f"score: {key!r} must be scored by a tensor, got {type(scores[key]).__name__}")
     if scores[key].shape != weight.shape:
         got = tuple(scores[key].shape)
         raise ValueError(f"score: {key!r} must be scored in shape {tuple(weight.shape)}, got {got}")

@@ -3,50 +3,75 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 
 @contextlib.contextmanager
 def untouched(model: nn.Module, weights: Mapping[str, nn.Parameter], generator: torch.Generator) -> Iterator[None]:
-    """Training mode and differentiable weights within; everything as before afterwards.
+    """Training mode and differentiable weights within, even under ``torch.inference_mode``; everything as before
+    afterwards.
 
     The model works on copies of its parameters' and buffers' data meanwhile: what it had is never written to, so a
     graph that the caller has yet to go back through stays valid.
     """
+    with torch.inference_mode(False), _working_copy(model), _random_states(model, generator), torch.enable_grad():
+        model.train()
+        for weight in weights.values():
+            weight.requires_grad_(True)
+        yield
+
+
+@contextlib.contextmanager
+def _working_copy(model: nn.Module) -> Iterator[None]:
     training = {module: module.training for module in model.modules()}
-    buffers = [(m, name, b) for m in model.modules() for name, b in m._buffers.items() if b is not None]
-    copies = {id(buffer): buffer.clone() for _, _, buffer in buffers}
+    # Whole dicts: a module may register a buffer, or fill an empty one, when it is first run.
+    buffers = [(m, m._buffers.copy(), m._non_persistent_buffers_set.copy()) for m in model.modules()]
+    copies = {id(b): b.clone() for _, own, _ in buffers for b in own.values() if b is not None}
     parameters = [(p, p.data, p.requires_grad, p.grad) for p in model.parameters()]
-    devices = {p.device for p, *_ in parameters if p.device.type == "cuda"}
-    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     try:
-        with torch.random.fork_rng(devices), torch.enable_grad():
-            _seed_global_state(seed, devices)
-            model.train()
-            for module, name, buffer in buffers:
-                module._buffers[name] = copies[id(buffer)]
-            for parameter, data, _, _ in parameters:
-                parameter.data, parameter.grad = data.clone(), None
-            for weight in weights.values():
-                weight.requires_grad_(True)
-            yield
+        for module, own, _ in buffers:
+            module._buffers.update({name: copies[id(b)] for name, b in own.items() if b is not None})
+        for parameter, data, _, _ in parameters:
+            parameter.data, parameter.grad = data.clone(), None
+        yield
     finally:
         for module, flag in training.items():
             module.training = flag
-        for module, name, buffer in buffers:
-            module._buffers[name] = buffer
+        for module, own, non_persistent in buffers:
+            module._buffers.clear()
+            module._buffers.update(own)
+            module._non_persistent_buffers_set.clear()
+            module._non_persistent_buffers_set.update(non_persistent)
         for parameter, data, requires_grad, grad in parameters:
             parameter.data = data
             parameter.requires_grad_(requires_grad)
             parameter.grad = grad
 
 
+@contextlib.contextmanager
+def _random_states(model: nn.Module, generator: torch.Generator) -> Iterator[None]:
+    """Global random numbers (of dropout, of augmentations in the batches) that follow the generator."""
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices):
+            _seed_global_state(seed, devices)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
 def _seed_global_state(seed: int, devices: set[torch.device]) -> None:
-    # Dropout and the like read the global state: tie it to the generator. Not torch.manual_seed, which would seed
-    # devices too that are not forked here.
+    # Not torch.manual_seed, which would seed devices too that are not forked here.
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
     for device in devices:
         with torch.cuda.device(device):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ def sum_gradients(
     A parameter that the output does not depend on has gradient 0.
 
     Raises:
-        ValueError: without batches, or where a batch is not an ``(inputs, targets)`` pair.
+        ValueError: without batches, where a batch is not an ``(inputs, targets)`` pair, or as :func:`gradients`.
 
     Example:
         >>> layer = nn.Linear(2, 1, bias=False)
@@ -28,12 +28,24 @@ def sum_gradients(
     """
     sums = None
     for inputs, targets in pairs(batches, device_of(weights)):
-        gradients = torch.autograd.grad(loss_fn(model(inputs), targets), list(weights.values()), materialize_grads=True)
-        sums = add(sums, gradients)
+        sums = add(sums, gradients(loss_fn(model(inputs), targets), weights))
     return dict(zip(weights, sums, strict=True))
 
 
-def add(sums: list[Tensor] | None, new: tuple[Tensor, ...]) -> list[Tensor]:
+def gradients(loss: Tensor, weights: Mapping[str, nn.Parameter], create_graph: bool = False) -> tuple[Tensor, ...]:
+    """Of a loss, by every listed parameter.
+
+    Raises:
+        ValueError: if the loss is no scalar, or does not come from the parameters.
+    """
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        graph = ", without a gradient" if isinstance(loss, Tensor) and not loss.requires_grad else ""
+        raise ValueError(f"score: the loss must be a scalar tensor that depends on the weights, got {got}{graph}")
+    return torch.autograd.grad(loss, list(weights.values()), create_graph=create_graph, materialize_grads=True)
+
+
+def add(sums: list[Tensor] | None, new: Iterable[Tensor]) -> list[Tensor]:
     """Running sums of a list of tensors, begun with None."""
     if sums is None:
         return [value.detach() for value in new]
@@ -65,6 +77,8 @@ def at_least_one(batches: Batches | None) -> Iterator[object]:
     """
     if batches is None:
         raise ValueError("score: this score needs batches, an iterable of (inputs, targets), got None")
+    if not isinstance(batches, Iterable):
+        raise ValueError(f"score: batches must be an iterable of (inputs, targets), got {type(batches).__name__}")
     batch = missing = object()
     for batch in batches:
         yield batch
@@ -73,9 +87,11 @@ def at_least_one(batches: Batches | None) -> Iterator[object]:
 
 
 def moved(content: object, device: torch.device) -> object:
-    """Tensors, and tensors in nested lists, tuples and dicts, on a device; anything else as it is."""
+    """Tensors, and tensors in nested lists, tuples and dicts, on a device and fit to be saved for a backward pass;
+    anything else as it is."""
     if isinstance(content, Tensor):
-        return content.to(device)
+        content = content.to(device)
+        return content.clone() if content.is_inference() else content
     if isinstance(content, dict):
         return {key: moved(value, device) for key, value in content.items()}
     if isinstance(content, tuple | list) and not hasattr(content, "_fields"):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .base import Batches, LossFunction
-from .gradients import add, device_of, pairs, sum_gradients
+from .gradients import add, at_least_one, device_of, gradients, pairs, sum_gradients
 
 
 def grasp(
@@ -28,7 +31,8 @@ def grasp(
 
     Args:
         model, weights, batches, loss_fn, generator: as every score.
-        temperature: divides the outputs before the loss, which keeps softmax away from its flat ends.
+        temperature: divides the outputs before the loss, which keeps softmax away from its flat ends; 1 leaves them
+            as they are, whatever they are.
 
     Raises:
         ValueError: a temperature that is not positive, outputs that it cannot divide, or unfit batches.
@@ -38,33 +42,45 @@ def grasp(
     """
     if not temperature > 0:
         raise ValueError(f"grasp: temperature must be positive, got {temperature}")
-    batches = batches if batches is None else list(batches)
+    batches = list(at_least_one(batches))
 
     def smoothed(outputs: Tensor, targets: Tensor) -> Tensor:
+        if temperature == 1:
+            return loss_fn(outputs, targets)
         if not isinstance(outputs, Tensor):
-            raise ValueError(f"grasp: the model must return a tensor, got {type(outputs).__name__}")
+            got = type(outputs).__name__
+            raise ValueError(f"grasp: the model must return a tensor, unless temperature is 1, got {got}")
         return loss_fn(outputs / temperature, targets)
 
     device = device_of(weights)
-    # Both passes draw the same dropout masks, else H g would mix two networks.
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        gradients = sum_gradients(model, weights, batches, smoothed)
-    products = _hessian_times(gradients, model, weights, batches, smoothed)
+    with _second_derivatives():
+        # Both passes draw the same dropout masks, else H g would mix two networks.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            total = sum_gradients(model, weights, batches, smoothed)
+        products = _hessian_times(total, model, weights, batches, smoothed)
     return {key: weight * products[key] for key, weight in weights.items()}
+
+
+@contextmanager
+def _second_derivatives() -> Iterator[None]:
+    """Has modules run in what torch can differentiate twice: not fused attention, and no compiled graphs."""
+    # Without its compiler, which takes seconds to import, nothing of torch is compiled.
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    with sdpa_kernel(SDPBackend.MATH), eager:
+        yield
 
 
 def _hessian_times(
     vector: Mapping[str, Tensor],
     model: nn.Module,
     weights: Mapping[str, nn.Parameter],
-    batches: Batches | None,
+    batches: Batches,
     loss_fn: Callable[[Tensor, Tensor], Tensor],
 ) -> dict[str, Tensor]:
-    parameters = list(weights.values())
     sums = None
     for inputs, targets in pairs(batches, device_of(weights)):
-        loss = loss_fn(model(inputs), targets)
-        gradients = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
-        product = sum((grad * vector[key]).sum() for key, grad in zip(weights, gradients, strict=True))
-        sums = add(sums, torch.autograd.grad(product, parameters, materialize_grads=True))
+        slopes = gradients(loss_fn(model(inputs), targets), weights, create_graph=True)
+        product = sum((slope * vector[key]).sum() for key, slope in zip(weights, slopes, strict=True))
+        # Where the loss is linear in the weights, the gradient is no function of them, and H is zero.
+        sums = add(sums, gradients(product, weights) if product.requires_grad else map(torch.zeros_like, slopes))
     return dict(zip(weights, sums, strict=True))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Batches, LossFunction
-from .gradients import add, at_least_one, device_of, moved, sum_gradients
+from .gradients import add, at_least_one, device_of, gradients, moved, sum_gradients
 
 
 def snip(
@@ -22,8 +22,8 @@ def snip(
 
     Source: Lee et al. 2019, eq. 4 (up to normalisation, which does not change the order).
     """
-    gradients = sum_gradients(model, weights, batches, loss_fn)
-    return {key: (weight * gradients[key]).abs() for key, weight in weights.items()}
+    total = sum_gradients(model, weights, batches, loss_fn)
+    return {key: (weight * total[key]).abs() for key, weight in weights.items()}
 
 
 def usnip(
@@ -47,8 +47,7 @@ def usnip(
             raise ValueError(f"usnip: the model's outputs must have shape (batch, classes, *), got {got}")
         shape = (outputs.shape[0], *outputs.shape[2:])
         labels = torch.randint(outputs.shape[1], shape, generator=generator, device=generator.device)
-        loss = loss_fn(outputs, labels.to(outputs.device))
-        sums = add(sums, torch.autograd.grad(loss, list(weights.values()), materialize_grads=True))
+        sums = add(sums, gradients(loss_fn(outputs, labels.to(outputs.device)), weights))
     return {key: (weight * grad).abs() for (key, weight), grad in zip(weights.items(), sums, strict=True)}
 
 
