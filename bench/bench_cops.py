@@ -31,11 +31,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from scipy.optimize import linprog
 from shapes import resnet50_weights
-from timing import ROUNDS, interleaved_medians
 from torch import Tensor
 
 import fbconv
 from fbconv import _C
+from fbconv.benchmark.timing import ROUNDS, Candidate, interleaved_medians
 from fbconv.experiment import environment, replacing, write_json
 from fbconv.masks import kept_count
 
@@ -61,6 +61,11 @@ def draw(shapes: Shapes) -> tuple[Scores, Scores]:
     for value in target.values():
         value.abs_()
     return target, control
+
+
+def median_seconds(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    timings = interleaved_medians({name: Candidate(call) for name, call in calls.items()}, rounds)
+    return {name: timing.seconds for name, timing in timings.items()}
 
 
 def solve_vectors(target: np.ndarray, control: np.ndarray, alpha: float) -> dict[str, object]:
@@ -92,7 +97,7 @@ def against_highs(alpha: float) -> dict[str, object]:
     scaled = [v.astype(np.float64) * (HIGHS_SIZE / np.abs(v).sum(dtype=np.float64)) for v in vectors]
     ours = {"fbconv.cops": partial(fbconv.cops, *scores, SPARSITY, alpha),
             "compiled solver": partial(solve_vectors, *vectors, alpha)}  # fmt: skip
-    seconds = interleaved_medians(ours, SHORT_ROUNDS)
+    seconds = median_seconds(ours, SHORT_ROUNDS)
     for method in HIGHS_METHODS:
         program = partial(solve_program, *scaled, result.kappa, method)
         seconds[method] = statistics.median(seconds_to_find(result.lp_value, program) for _ in range(HIGHS_ROUNDS))
@@ -114,7 +119,7 @@ def timed(shapes: Shapes, alpha: float, rounds: int = ROUNDS) -> dict[str, objec
     size = sum(math.prod(shape) for shape in shapes.values())
     scores = draw(shapes)
     result = fbconv.cops(*scores, SPARSITY, alpha)
-    seconds = interleaved_medians({"": partial(fbconv.cops, *scores, SPARSITY, alpha)}, rounds)[""]
+    seconds = median_seconds({"": partial(fbconv.cops, *scores, SPARSITY, alpha)}, rounds)[""]
     return {"weights": size, "tensors": len(shapes), "alpha": alpha, "rounds": rounds, "seconds": seconds,
             "nanoseconds_per_weight": 1e9 * seconds / size, "steps": result.steps, "kept": result.kept,
             "relative_gap": result.objective_gap / abs(result.lp_value)}  # fmt: skip
@@ -148,7 +153,7 @@ def selection() -> dict[str, object]:
     kept = sum(int(mask.sum()) for mask in fbconv.select(scores, SPARSITY).values())
     if kept != kept_count(SELECT_SIZE, SPARSITY):
         raise AssertionError(f"select kept {kept} of {SELECT_SIZE}")
-    seconds = interleaved_medians({"": partial(fbconv.select, scores, SPARSITY)}, MANY_ROUNDS)[""]
+    seconds = median_seconds({"": partial(fbconv.select, scores, SPARSITY)}, MANY_ROUNDS)[""]
     return {"scores": SELECT_SIZE, "kept": kept, "rounds": MANY_ROUNDS, "seconds": seconds, "peak_extra_bytes": extra,
             "bytes_of_masks": SELECT_SIZE, "beyond_masks_bytes": extra - SELECT_SIZE,
             "one_float32_vector_bytes": 4 * SELECT_SIZE}  # fmt: skip

@@ -10,6 +10,7 @@ from . import _ops, distributed, functional, nn  # noqa: F401  (_ops loads the e
 from ._cops import CopsResult, cops, linear_mix
 from ._version import __version__
 from .convert import densify, freeze, interspace, prunable, sparsify
+from .explaining import Explanation, explain
 from .masks import LayerCollapseWarning, select
 from .overlap import jaccard, mask_similarity
 from .pattern import SparsePattern
@@ -18,12 +19,14 @@ from .scores import score
 
 __all__ = [
     "CopsResult",
+    "Explanation",
     "LayerCollapseWarning",
     "SparsePattern",
     "__version__",
     "cops",
     "densify",
     "distributed",
+    "explain",
     "freeze",
     "functional",
     "interspace",

@@ -7,7 +7,10 @@ came. Gradients are computed only for what requires them, in the shape in which 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from operator import index
@@ -74,7 +77,7 @@ def sparse_conv2d(
     if backend == "auto":
         geometry = (pattern.shape, stride, padding, dilation, groups)
         training = differentiable(input, values, bias)
-        backend = _plan(planner.choose_sparse, op, input, geometry, pattern.nnz, training)
+        backend = _plan(planner.sparse_costs, op, input, geometry, pattern.nnz, training)
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups)
     if backend == "dense":
         checks.check_sparse_conv2d(input, values, bias, *args)
@@ -138,8 +141,8 @@ def fb_conv2d(
         weight_shape = composed_shape(op, bases.shape, pattern.shape)
         geometry = (tuple(weight_shape), stride, padding, dilation, groups)
         training = differentiable(input, basis, values, bias)
-        choose = planner.choose_filter_basis if backend == "auto" else planner.choose_order
-        backend = _plan(choose, op, input, geometry, pattern.nnz, training, pattern.shape[-1])
+        costs = planner.filter_basis_costs if backend == "auto" else planner.order_costs
+        backend = _plan(costs, op, input, geometry, pattern.nnz, training, pattern.shape[-1])
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups, basis_axis)
     if backend in ("composed", "dense"):
         checks.check_fb_conv2d(input, bases, values, bias, *args)
@@ -197,7 +200,7 @@ def frozen_conv2d(
     if backend == "auto":
         geometry = (pattern.shape, stride, padding, dilation, groups)
         training = differentiable(input, values, bias)
-        backend = _plan(planner.choose_frozen, op, input, geometry, pattern.nnz, training)
+        backend = _plan(planner.frozen_costs, op, input, geometry, pattern.nnz, training)
     args = (pattern.packed, stride, padding, dilation, groups)
     checks.check_frozen_conv2d(input, frozen, values, bias, *args)
     weight = pattern.scatter(values, frozen.detach())
@@ -233,7 +236,7 @@ def sparse_linear(
     _check_call(op, pattern, backend)
     if backend == "auto":
         training = differentiable(input, values, bias)
-        backend = _plan(planner.choose_sparse, op, input, (pattern.shape,), pattern.nnz, training)
+        backend = _plan(planner.sparse_costs, op, input, (pattern.shape,), pattern.nnz, training)
     if backend == "dense":
         checks.check_sparse_linear(input, values, bias, pattern.packed, pattern.shape)
         return torch.nn.functional.linear(input, pattern.scatter(values), bias)
@@ -277,7 +280,7 @@ def frozen_linear(
     _check_call(op, pattern, backend)
     if backend == "auto":
         training = differentiable(input, values, bias)
-        backend = _plan(planner.choose_frozen, op, input, (pattern.shape,), pattern.nnz, training)
+        backend = _plan(planner.frozen_costs, op, input, (pattern.shape,), pattern.nnz, training)
     checks.check_frozen_linear(input, frozen, values, bias, pattern.packed)
     weight = pattern.scatter(values, frozen.detach())
     if backend == "dense":
@@ -369,18 +372,47 @@ def _check_call(op: str, pattern: SparsePattern, backend: str, *more_backends: s
 _BATCH_WHILE_TRACING = 32
 
 
-def _plan(choose: Callable[..., str], op: str, input: Tensor, geometry: tuple, *args: Any) -> str:
-    """What ``choose`` makes of a layer (planner.py); arguments that do not fit together are refused here."""
+@dataclass(frozen=True)
+class Decision:
+    """What "auto" chose for a layer: the cheapest backend by the planner's expected seconds."""
+
+    op: str
+    backend: str
+    costs: dict[str, float]
+
+
+_decisions: ContextVar[list[Decision] | None] = ContextVar("decisions", default=None)
+
+
+@contextmanager
+def recorded_decisions() -> Iterator[list[Decision]]:
+    """Collects what "auto" chooses inside the block, in the order of the calls."""
+    decisions: list[Decision] = []
+    token = _decisions.set(decisions)
+    try:
+        yield decisions
+    finally:
+        _decisions.reset(token)
+
+
+def _plan(costs: Callable[..., dict[str, float]], op: str, input: Tensor, geometry: tuple, *args: Any) -> str:
+    """The cheapest backend by ``costs`` (planner.py); arguments that do not fit together are refused here."""
+    device = input.device.type
     if torch.compiler.is_compiling() or any(isinstance(size, torch.SymInt) for size in input.shape):
-        return choose(_layer_shape(op, (_BATCH_WHILE_TRACING, *input.shape[1:]), *geometry), input.device.type, *args)
-    return _remembered_plan(choose, op, tuple(input.shape), geometry, input.device.type, *args)
+        shape = _layer_shape(op, (_BATCH_WHILE_TRACING, *input.shape[1:]), *geometry)
+        return planner.cheapest(costs(shape, device, *args))
+    decision = _remembered_decision(costs, op, tuple(input.shape), geometry, device, *args)
+    if (decisions := _decisions.get()) is not None:
+        decisions.append(decision)
+    return decision.backend
 
 
 @lru_cache(maxsize=4096)
-def _remembered_plan(
-    choose: Callable[..., str], op: str, input_shape: tuple, geometry: tuple, device: str, *args: Any
-) -> str:
-    return choose(_layer_shape(op, input_shape, *geometry), device, *args)
+def _remembered_decision(
+    costs: Callable[..., dict[str, float]], op: str, input_shape: tuple, geometry: tuple, device: str, *args: Any
+) -> Decision:
+    seconds = costs(_layer_shape(op, input_shape, *geometry), device, *args)
+    return Decision(op, planner.cheapest(seconds), seconds)
 
 
 def _layer_shape(op: str, input_shape: Sequence[int], weight_shape: Sequence[int], *geometry) -> planner.ConvShape:

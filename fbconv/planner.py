@@ -103,32 +103,30 @@ def _sparse_cost(shape: ConvShape, entries: float, rates: _SparseRates) -> float
     return rates.call + multiplied * rates.multiplied + moving + entries * rates.entry
 
 
-def choose_sparse(shape: ConvShape, device: str, nnz: int, training: bool) -> str:
-    """Whether a masked sparse convolution or linear layer runs "sparse" or "dense"."""
-    if device != "cpu":
-        return "dense"
-    costs = sparse_costs(shape, nnz, training)
+def cheapest(costs: dict[str, float]) -> str:
+    """The backend of the least cost, the first of equals."""
     return min(costs, key=costs.__getitem__)
 
 
-def sparse_costs(shape: ConvShape, nnz: int, training: bool) -> dict[str, float]:
+def sparse_costs(shape: ConvShape, device: str, nnz: int, training: bool) -> dict[str, float]:
     """Expected seconds of a masked sparse layer on one core, by backend: of a call, or of a whole training step."""
+    if device != "cpu":
+        return {"dense": 0.0}
     return {
         "sparse": _sparse_cost(shape, nnz, _SPARSE_STEP if training else _SPARSE_FORWARD),
         "dense": _dense_cost(shape, _DENSE_STEP if training else _DENSE_FORWARD),
     }
 
 
-def choose_frozen(shape: ConvShape, device: str, nnz: int, training: bool) -> str:
-    """Whether a frozen layer computes its weight gradient at the mask only ("sparse"), or all of it ("dense")."""
+def frozen_costs(shape: ConvShape, device: str, nnz: int, training: bool) -> dict[str, float]:
+    """Expected seconds of a frozen layer's weight gradient at the mask only ("sparse"), or of all of it ("dense").
+
+    Without training there is none, and the layer is dense either way.
+    """
     if device != "cpu" or not training:
-        return "dense"
-    sparse, dense = (_backward_cost(shape, nnz, which) for which in ("sparse", "dense"))
-    return "sparse" if sparse < dense else "dense"
-
-
-def _backward_cost(shape: ConvShape, nnz: int, which: str) -> float:
-    return sparse_costs(shape, nnz, True)[which] - sparse_costs(shape, nnz, False)[which]
+        return {"dense": 0.0}
+    step, forward = (sparse_costs(shape, device, nnz, steps) for steps in (True, False))
+    return {backend: (step[backend] - forward[backend]) / 2 for backend in step}
 
 
 def live_columns(maps: int, elements: int, rows: int, density: float) -> float:
@@ -136,36 +134,29 @@ def live_columns(maps: int, elements: int, rows: int, density: float) -> float:
     return maps * elements * (1 - (1 - density) ** rows)
 
 
-def choose_order(shape: ConvShape, device: str, nnz: int, training: bool, elements: int) -> str:
-    """The cheaper order of a filter-basis convolution, "basis_first" or "mix_first"; their gradients are the same."""
+def order_costs(shape: ConvShape, device: str, nnz: int, training: bool, elements: int) -> dict[str, float]:
+    """Expected seconds of a filter-basis convolution on one core, by order; their gradients are the same."""
     if device != "cpu":
-        return "basis_first"
-    costs = filter_basis_costs(shape, nnz, training, elements)
-    return "basis_first" if costs["basis_first"] <= costs["mix_first"] else "mix_first"
-
-
-def choose_filter_basis(shape: ConvShape, device: str, nnz: int, training: bool, elements: int) -> str:
-    """The plan of a filter-basis convolution: "basis_first", "mix_first" or "composed"."""
-    if device != "cpu":
-        return "composed"
-    costs = filter_basis_costs(shape, nnz, training, elements)
-    return min(costs, key=costs.__getitem__)
-
-
-def filter_basis_costs(shape: ConvShape, nnz: int, training: bool, elements: int) -> dict[str, float]:
-    """Expected seconds of a filter-basis convolution on one core, by backend: of a call, or of a training step."""
+        return {"basis_first": 0.0}
     group_inputs = shape.in_channels // shape.groups
     density = nnz / (shape.out_channels * group_inputs * elements)
     inputs = live_columns(shape.in_channels, elements, shape.out_channels // shape.groups, density)
     outputs = live_columns(shape.out_channels, elements, group_inputs, density)
-    sparse = _SPARSE_STEP if training else _SPARSE_FORWARD
-    dense = _DENSE_STEP if training else _DENSE_FORWARD
-    factor = _FILTER_BASIS_STEP if training else 1
     # Mix first computes margins and loads them unaligned, so that its taps cost what entries do.
     entries = {
         "basis_first": nnz + _TAP_MULTIPLY * inputs * shape.taps,
         "mix_first": 1.5 * (nnz + outputs * shape.taps),
     }
-    costs = {order: _sparse_cost(shape, factor * count, sparse) for order, count in entries.items()}
-    composing = shape.weights * elements * dense.multiply + 2 * shape.weights * dense.weight
-    return costs | {"composed": _dense_cost(shape, dense) + composing}
+    rates = _SPARSE_STEP if training else _SPARSE_FORWARD
+    factor = _FILTER_BASIS_STEP if training else 1
+    return {order: _sparse_cost(shape, factor * count, rates) for order, count in entries.items()}
+
+
+def filter_basis_costs(shape: ConvShape, device: str, nnz: int, training: bool, elements: int) -> dict[str, float]:
+    """Expected seconds of a filter-basis convolution on one core, by order, or "composed" to a dense one."""
+    if device != "cpu":
+        return {"composed": 0.0}
+    rates = _DENSE_STEP if training else _DENSE_FORWARD
+    composing = shape.weights * elements * rates.multiply + 2 * shape.weights * rates.weight
+    costs = order_costs(shape, device, nnz, training, elements)
+    return costs | {"composed": _dense_cost(shape, rates) + composing}
