@@ -342,10 +342,8 @@ def bases_of_channels(basis: Tensor, weight_shape: Sequence[int], groups: int, b
     return per_input.unflatten(0, (groups, group_inputs)).repeat_interleave(out_channels // groups, dim=0)
 
 
-def _pairs(op: str, *options: _Pair) -> tuple[tuple[int, int], ...]:
-    return tuple(
-        _pair(op, name, option) for name, option in zip(("stride", "padding", "dilation"), options, strict=True)
-    )
+def _pairs(op: str, stride: _Pair, padding: _Pair, dilation: _Pair) -> tuple[tuple[int, int], ...]:
+    return _pair(op, "stride", stride), _pair(op, "padding", padding), _pair(op, "dilation", dilation)
 
 
 def _pair(op: str, name: str, option: _Pair) -> tuple[int, int]:
@@ -398,10 +396,11 @@ def recorded_decisions() -> Iterator[list[Decision]]:
 def _plan(costs: Callable[..., dict[str, float]], op: str, input: Tensor, geometry: tuple, *args: Any) -> str:
     """The cheapest backend by ``costs`` (planner.py); arguments that do not fit together are refused here."""
     device = input.device.type
-    if torch.compiler.is_compiling() or any(isinstance(size, torch.SymInt) for size in input.shape):
+    plain = type(input) in (Tensor, torch.nn.Parameter)  # only others can have sizes that are still open
+    if torch.compiler.is_compiling() or not (plain or all(isinstance(size, int) for size in input.shape)):
         shape = _layer_shape(op, (_BATCH_WHILE_TRACING, *input.shape[1:]), *geometry)
         return planner.cheapest(costs(shape, device, *args))
-    decision = _remembered_decision(costs, op, tuple(input.shape), geometry, device, *args)
+    decision = _remembered_decision(costs, op, input.shape, geometry, device, *args)
     if (decisions := _decisions.get()) is not None:
         decisions.append(decision)
     return decision.backend

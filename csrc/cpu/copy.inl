@@ -22,13 +22,15 @@ void copy(T* to, int64_t to_row, int64_t to_column, const T* from, int64_t from_
 }
 
 template <typename T>
-void copy_lines(T* to, int64_t to_line, const T* from, int64_t from_line, const uint16_t* mask,
-                int64_t vectors, int64_t lines) {
+void copy_lines(T* to, int64_t to_line, const T* from, int64_t from_line, int64_t step,
+                const uint16_t* mask, int64_t vectors, int64_t lines) {
   using V = Vec<T>;
   // Line after line: where lines are not whole vectors, a line's last one ends in the next.
   for (int64_t line = 0; line < lines; ++line, from += from_line, to += to_line) {
     for (int64_t v = 0; v < vectors; ++v) {
-      V::store(to + v * V::kLanes, V::load_masked(from + v * V::kLanes, mask[v]));
+      const T* source = from + v * V::kLanes * step;
+      V::store(to + v * V::kLanes, step == 1 ? V::load_masked(source, mask[v])
+                                             : V::load_strided(source, step, mask[v]));
     }
   }
 }

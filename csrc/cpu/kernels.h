@@ -33,10 +33,10 @@ struct KernelTable {
   // sums[k] += <y[row], x[offset[k] + ...]> over the grid, for the row's k.
   void (*correlate)(const ListWork<T>& work, const T* y, T* sums);
 
-  // `lines` lines of `vectors` vectors of neighbouring elements; lanes without their bit in mask[v]
+  // `lines` lines of `vectors` vectors of elements `step` apart; lanes without their bit in mask[v]
   // become zero and are not read.
-  void (*copy_lines)(T* to, int64_t to_line, const T* from, int64_t from_line, const uint16_t* mask,
-                     int64_t vectors, int64_t lines);
+  void (*copy_lines)(T* to, int64_t to_line, const T* from, int64_t from_line, int64_t step,
+                     const uint16_t* mask, int64_t vectors, int64_t lines);
 
   // Elements 0 .. count - 1 of up to `lanes` images, one lane each: element i goes to (or comes
   // from) the vector at i / width * line + i % width * lanes.  Lanes without an image are zeroed

@@ -97,12 +97,15 @@ void point_masks(const Span& h, const Span& w, int64_t lanes, int64_t vectors, u
   }
 }
 
+constexpr int64_t kLongestStep = int64_t{1} << 27;  // that a vector's lanes can be addressed with
+
 // How the pixel lanes of a list are packed from a window; all channels' lists have the same.
 struct Recipe {
-  bool whole_lines = false;  // of neighbouring elements, that copy_lines can take
+  bool whole_lines = false;  // that copy_lines can take
   int64_t before = 0;        // elements of the list that come before the first line
   int64_t start = 0;         // of that line in the map, from the window's first element
   int64_t to_line = 0, from_line = 0, lines = 0, vectors = 0;
+  int64_t step = 1;  // from one element to the next
   int64_t lanes = 0;
   std::vector<uint16_t> mask;
 
@@ -117,9 +120,10 @@ Recipe line_recipe(const Window<T>& from, int64_t to_line, int64_t lanes, int64_
   recipe.vectors = vectors;
   recipe.lanes = lanes;
   if (from.empty()) return recipe;
-  recipe.whole_lines = from.column_step == 1;
+  recipe.whole_lines = from.column_step < kLongestStep;
+  recipe.step = from.column_step;
   recipe.before = from.h.before() * to_line;
-  recipe.start = -from.w.before();
+  recipe.start = -from.w.before() * from.column_step;
   recipe.from_line = from.row_step;
   recipe.lines = from.h.count();
   recipe.mask.resize(vectors);
@@ -136,8 +140,10 @@ Recipe point_recipe(const Window<T>& from, int64_t images, int64_t lanes, int64_
   recipe.vectors = vectors;
   recipe.lanes = lanes;
   if (from.empty()) return recipe;
-  recipe.whole_lines = from.column_step == 1 && from.row_step == from.w.length;
-  recipe.start = -from.points_before();
+  recipe.whole_lines =
+      from.column_step < kLongestStep && from.row_step == from.w.length * from.column_step;
+  recipe.step = from.column_step;
+  recipe.start = -from.points_before() * from.column_step;
   recipe.from_line = from.image_step;
   recipe.lines = images;
   recipe.mask.resize(vectors);
@@ -164,7 +170,7 @@ void pack_pixels(const KernelTable<T>& k, const Tiling& t, const Window<const T>
   if (recipe.whole_lines) {
     if (recipe.before > 0) zero(to, recipe.before);
     k.copy_lines(to + recipe.before, recipe.to_line, first + recipe.start, recipe.from_line,
-                 recipe.mask.data(), recipe.vectors, recipe.lines);
+                 recipe.step, recipe.mask.data(), recipe.vectors, recipe.lines);
     if (end < size) zero(to + end, size - end);
     return;
   }
@@ -292,7 +298,7 @@ void pack_planes(const Sweep& sweep, const Tiling& t, const Tile& tile, MapView<
     if (!images) {
       const Recipe& recipe = recipes[list[i].number];
       const bool new_channel = i == begin || list[i].channel != list[i - 1].channel;
-      if (new_channel && recipe.whole_lines) {
+      if (new_channel && recipe.whole_lines && recipe.step == 1) {
         fetch_lines(recipe, first + source.channel_stride);
       }
       pack_pixels(k, t, from, recipe, first, size, to);

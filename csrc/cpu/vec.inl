@@ -24,6 +24,27 @@ struct Vec {
     return load(lane);
 #endif
   }
+  // The same of elements `step` apart, a number below 2^27.
+  static Type load_strided(const T* p, int64_t step, uint16_t mask) {
+#if defined(__AVX512F__)
+    const int s = static_cast<int>(step);
+    if constexpr (sizeof(T) == 4) {
+      const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+      const __m512i index = _mm512_mullo_epi32(lane, _mm512_set1_epi32(s));
+      return reinterpret_cast<Type>(
+          _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, index, p, sizeof(T)));
+    } else {
+      const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+      const __m256i index = _mm256_mullo_epi32(lane, _mm256_set1_epi32(s));
+      return reinterpret_cast<Type>(_mm512_mask_i32gather_pd(
+          _mm512_setzero_pd(), static_cast<__mmask8>(mask), index, p, sizeof(T)));
+    }
+#else
+    T lane[kLanes];
+    for (int i = 0; i < kLanes; ++i) lane[i] = mask >> i & 1 ? p[i * step] : T(0);
+    return load(lane);
+#endif
+  }
   static void store_masked(T* p, Type v, uint16_t mask) {
     if (mask == kFull) return store(p, v);
 #if defined(__AVX512F__)
