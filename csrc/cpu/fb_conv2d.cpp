@@ -75,19 +75,25 @@ void make_taps(const EntryLists& entries, BasisPlan* plan) {
   find_runs(&plan->taps);
 }
 
-// Z = taps * X at the grid points, Y = mix * Z.
-void make_basis_first(const BasisProblem& b, BasisPlan* plan) {
-  BasisColumns columns;
-  make_input_columns(b.g, b.layout, b.p, &columns);
+// The tiles, planes and taps of passes over the columns of the input.
+void make_input_taps(const BasisProblem& b, BasisPlan* plan, BasisColumns* columns,
+                     EntryLists* taps) {
+  make_input_columns(b.g, b.layout, b.p, columns);
   plan->sweep = forward_sweep(b.g);
-  const Workload work = b.work(b.g.in_channels, b.p.nnz + columns.count * b.g.taps(),
-                               held_columns(columns.count), b.g.out_channels);
+  const Workload work = b.work(b.g.in_channels, b.p.nnz + columns->count * b.g.taps(),
+                               held_columns(columns->count), b.g.out_channels);
   plan->tiling = make_tiling(plan->sweep, work, aligned_lanes(plan->sweep, work));
   TapTable table;
   make_forward_taps(b.g, plan->tiling, &table);
+  make_column_taps(b.g, *columns, table, taps);
+  drop_dead_planes(table, b.g.in_channels, taps, &plan->planes);
+}
+
+// Z = taps * X at the grid points, Y = mix * Z.
+void make_basis_first(const BasisProblem& b, BasisPlan* plan) {
+  BasisColumns columns;
   EntryLists taps, mix;
-  make_column_taps(b.g, columns, table, &taps);
-  drop_dead_planes(table, b.g.in_channels, &taps, &plan->planes);
+  make_input_taps(b, plan, &columns, &taps);
   make_mix(b.p, columns, &mix);
   const int64_t pitch = plan->tiling.grid_pitch;
   check_reach(*plan, columns.count, pitch);
@@ -147,16 +153,8 @@ void make_adjoint(const BasisProblem& b, BasisPlan* plan) {
 // dg = <dZ, shifted X> with dZ = mix^T * dY at the grid points.
 void make_basis_gradient(const BasisProblem& b, BasisPlan* plan) {
   BasisColumns columns;
-  make_input_columns(b.g, b.layout, b.p, &columns);
-  plan->sweep = forward_sweep(b.g);
-  const Workload work = b.work(b.g.in_channels, b.p.nnz + columns.count * b.g.taps(),
-                               held_columns(columns.count), b.g.out_channels);
-  plan->tiling = make_tiling(plan->sweep, work, aligned_lanes(plan->sweep, work));
-  TapTable table;
-  make_forward_taps(b.g, plan->tiling, &table);
   EntryLists taps, mix;
-  make_column_taps(b.g, columns, table, &taps);
-  drop_dead_planes(table, b.g.in_channels, &taps, &plan->planes);
+  make_input_taps(b, plan, &columns, &taps);
   make_mix_adjoint(b.p, columns, &mix);
   const int64_t pitch = plan->tiling.grid_pitch;
   check_reach(*plan, std::max(columns.count, b.g.out_channels), pitch);
