@@ -50,7 +50,8 @@ int64_t inner_block(int64_t columns, int64_t row_bytes, const EntryLists& outer,
                   planes_per_block(columns, kStepBytes, outer.rows, outer.entries, t.vectors()));
 }
 
-// A first estimate of the columns, before there is a tiling: all but those that no row uses.
+// Inner rows that a tile is expected to hold: they come in blocks, whose size only a tiling
+// decides.
 int64_t held_columns(int64_t columns) { return std::min<int64_t>(columns, 64); }
 
 Lanes aligned_lanes(const Sweep& sweep, const Workload& work) {
