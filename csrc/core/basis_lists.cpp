@@ -102,7 +102,7 @@ void make_column_taps(const ConvGeometry& g, const BasisColumns& columns, const 
     const int64_t first = columns.channel.data()[column] * taps.planes;
     for (int64_t tap = 0; tap < g.taps(); ++tap) {
       *entry++ = {static_cast<int32_t>(first) + taps.plane.data()[tap], taps.offset.data()[tap],
-                  tap_value(columns, column, g.taps(), tap)};
+                  tap_value(columns, column, g.taps(), tap), taps.mask.data()[tap]};
     }
     entries->ptr.data()[column + 1] = static_cast<int32_t>(entry - entries->list.data());
   }
@@ -119,7 +119,7 @@ void make_column_taps_gathered(const ConvGeometry& g, const BasisColumns& column
       for (int64_t tap = 0; tap < g.taps(); ++tap) {
         const int64_t offset = taps.plane.data()[tap] * plane + taps.offset.data()[tap];
         *entry++ = {static_cast<int32_t>(column), static_cast<int32_t>(offset),
-                    tap_value(columns, column, g.taps(), tap)};
+                    tap_value(columns, column, g.taps(), tap), taps.mask.data()[tap]};
       }
     }
     entries->ptr.data()[row + 1] = static_cast<int32_t>(entry - entries->list.data());
@@ -138,7 +138,7 @@ void make_column_taps_adjoint(const ConvGeometry& g, const BasisColumns& columns
       for (int64_t tap = 0; tap < g.taps(); ++tap) {
         if (taps.out_phase.data()[tap] != phase) continue;
         *entry++ = {static_cast<int32_t>(first) + taps.plane.data()[tap], taps.offset.data()[tap],
-                    tap_value(columns, column, g.taps(), tap)};
+                    tap_value(columns, column, g.taps(), tap), taps.mask.data()[tap]};
       }
       *++ptr = static_cast<int32_t>(entry - entries->list.data());
     }

@@ -27,6 +27,7 @@ void make_taps(const ConvGeometry& g, const Tiling& t, const PlaceOf& place_of, 
   std::vector<std::pair<Key, int32_t>> keys(count);
   int32_t* offset = taps->offset.reserve(count);
   int32_t* out_phase = taps->out_phase.reserve(count);
+  std::fill_n(taps->mask.reserve(count), count, -1);
   for (int64_t tap = 0; tap < count; ++tap) {
     const TapPlace place =
         place_of(tap / g.kernel_w * g.dilation_h, tap % g.kernel_w * g.dilation_w);
@@ -113,6 +114,7 @@ void make_blocks(const EntryLists& from, int64_t planes, int64_t block_planes, i
   int32_t* ptr = to->ptr.reserve(lists + 1);
   int32_t* offset = to->offset.reserve(to->entries);
   int32_t* value = to->values_in_order ? nullptr : to->value.reserve(to->entries);
+  uint8_t* mask = to->mask.reserve(to->entries);
   std::fill(ptr, ptr + lists + 1, 0);
   const int32_t* begin = from.ptr.data();
   const Entry* entries = from.list.data();
@@ -131,6 +133,7 @@ void make_blocks(const EntryLists& from, int64_t planes, int64_t block_planes, i
       const int32_t slot = cursor[block * from.rows + row]++;
       offset[slot] = static_cast<int32_t>((entries[k].plane - first) * pitch) + entries[k].offset;
       if (value != nullptr) value[slot] = entries[k].value;
+      mask[slot] = entries[k].mask < 0 ? kNoMask : static_cast<uint8_t>(entries[k].mask);
     }
   }
 }
@@ -174,16 +177,14 @@ void drop_dead_planes(const TapTable& taps, int64_t channels, EntryLists* entrie
   for (int64_t k = 0; k < entries->entries; ++k) list[k].plane = number[list[k].plane];
 }
 
-void make_forward_lists(const ConvGeometry& g, const PatternView& p, const Tiling& t,
-                        EntryLists* entries, Planes* planes) {
-  TapTable taps;
-  make_forward_taps(g, t, &taps);
+void make_forward_lists(const ConvGeometry& g, const PatternView& p, const TapTable& taps,
+                        EntryLists* entries) {
   // By index, because a division for every entry would cost more than the gather it prepares.
   std::vector<Entry> of_index(p.channels * p.taps);
   for (int64_t i = 0; i < p.channels * p.taps; ++i) {
     const int64_t channel = i / p.taps, tap = i % p.taps;
     of_index[i] = {static_cast<int32_t>(channel * taps.planes) + taps.plane.data()[tap],
-                   taps.offset.data()[tap], 0};
+                   taps.offset.data()[tap], 0, taps.mask.data()[tap]};
   }
   entries->resize(p.rows, p.nnz, true);
   std::copy(p.row_ptr, p.row_ptr + p.rows + 1, entries->ptr.data());
@@ -195,14 +196,10 @@ void make_forward_lists(const ConvGeometry& g, const PatternView& p, const Tilin
       entry.value = k;
     }
   }
-  drop_dead_planes(taps, g.in_channels, entries, planes);
 }
 
-void make_adjoint_lists(const ConvGeometry& g, const PatternView& p, const Sweep& sweep,
-                        const Tiling& t, EntryLists* entries, Planes* planes) {
-  TapTable taps;
-  make_adjoint_taps(g, sweep, t, &taps);
-  const int64_t phases = sweep.out_phases();
+void make_adjoint_lists(const ConvGeometry& g, const PatternView& p, int64_t phases,
+                        const TapTable& taps, EntryLists* entries) {
   entries->resize(g.in_channels * phases, p.nnz, false);
   int32_t* ptr = entries->ptr.data();
   std::vector<int32_t> cursor(phases + 1);
@@ -229,10 +226,9 @@ void make_adjoint_lists(const ConvGeometry& g, const PatternView& p, const Sweep
       const int32_t tap = tap_of(i), row = *i / static_cast<int32_t>(p.taps);
       entries->list.data()[cursor[taps.out_phase.data()[tap]]++] = {
           static_cast<int32_t>(row * taps.planes) + taps.plane.data()[tap], taps.offset.data()[tap],
-          p.t_value[i - p.t_index]};
+          p.t_value[i - p.t_index], taps.mask.data()[tap]};
     }
   }
-  drop_dead_planes(taps, g.out_channels, entries, planes);
 }
 
 }  // namespace fbconv

@@ -25,14 +25,15 @@ struct Planes {
 struct TapTable {
   int64_t planes = 0;  // per channel, if all are read
   Buffer<Plane> plane_list;
-  Buffer<int32_t> plane, offset, out_phase;  // of each tap
+  Buffer<int32_t> plane, offset, out_phase, mask;  // of each tap
 };
 void make_forward_taps(const ConvGeometry& g, const Tiling& t, TapTable* taps);
 void make_adjoint_taps(const ConvGeometry& g, const Sweep& sweep, const Tiling& t, TapTable* taps);
 
-// Row lists before they are cut into blocks.
+// Row lists before they are cut into blocks.  `mask` says which lanes an entry reads where a tile
+// leaves that open.
 struct Entry {
-  int32_t plane, offset, value;
+  int32_t plane, offset, value, mask = -1;
 };
 struct EntryLists {
   int64_t rows = 0, entries = 0;
@@ -43,12 +44,15 @@ struct EntryLists {
   void resize(int64_t row_count, int64_t entry_count, bool values_in_order);
 };
 
+constexpr uint8_t kNoMask = 255;
+
 // Row lists, cut into blocks of neighbouring planes so that what a block reads stays in a core's
 // first cache: block b of row r has the entries ptr[b * rows + r] .. ptr[b * rows + r + 1] - 1.
 struct RowLists {
   int64_t rows = 0, entries = 0, blocks = 1, block_planes = 0;
   bool values_in_order = true;  // entry k uses value k, else value[k]
   Buffer<int32_t> ptr, offset, value;
+  Buffer<uint8_t> mask;  // of each entry
   bool has_runs = false;
   Buffer<int32_t> run_end;  // where rows that read the same offsets as a row end (find_runs)
 
@@ -74,10 +78,10 @@ void make_all_planes(const TapTable& taps, int64_t channels, Planes* planes);
 void drop_dead_planes(const TapTable& taps, int64_t channels, EntryLists* entries, Planes* planes);
 
 // Rows are output channels; planes are of the input.
-void make_forward_lists(const ConvGeometry& g, const PatternView& p, const Tiling& t,
-                        EntryLists* entries, Planes* planes);
+void make_forward_lists(const ConvGeometry& g, const PatternView& p, const TapTable& taps,
+                        EntryLists* entries);
 // Rows are (input channel, phase); planes are of the output gradient.
-void make_adjoint_lists(const ConvGeometry& g, const PatternView& p, const Sweep& sweep,
-                        const Tiling& t, EntryLists* entries, Planes* planes);
+void make_adjoint_lists(const ConvGeometry& g, const PatternView& p, int64_t phases,
+                        const TapTable& taps, EntryLists* entries);
 
 }  // namespace fbconv

@@ -19,6 +19,23 @@ struct ListWork {
   int64_t row_begin, row_end;  // y points to row_begin's grid
 };
 
+// Lists of entries over vectors of a map that is read where it lies (core/in_place.h): `spots` of
+// them, whose x, y and masks lie a step apart.  A step of 0 between masks says that all spots have
+// the same ones.
+template <typename T>
+struct MaskedWork {
+  const T* x;
+  const uint16_t* masks;
+  int64_t spots, x_step, y_step, mask_step;
+  int64_t y_row;
+  uint8_t own_mask;  // the lanes inside the map
+  const int32_t* ptr;
+  const int32_t* offset;
+  const uint8_t* mask;         // of entries
+  const int32_t* value;        // of entries, null where entry k uses value k
+  int64_t row_begin, row_end;  // y points to row_begin's
+};
+
 template <typename T>
 struct KernelTable {
   int64_t lanes;  // elements of a vector
@@ -32,6 +49,12 @@ struct KernelTable {
 
   // sums[k] += <y[row], x[offset[k] + ...]> over the grid, for the row's k.
   void (*correlate)(const ListWork<T>& work, const T* y, T* sums);
+
+  // As gather and correlate, on maps that are read where they lie; null where the instruction set
+  // has no masked loads.
+  void (*masked_gather)(const MaskedWork<T>& work, const T* values, const T* bias, bool accumulate,
+                        T* y);
+  void (*masked_correlate)(const MaskedWork<T>& work, const T* y, T* sums);
 
   // `lines` lines of `vectors` vectors of elements `step` apart; lanes without their bit in mask[v]
   // become zero and are not read.

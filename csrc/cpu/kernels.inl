@@ -22,12 +22,26 @@ namespace {
 #include "correlate.inl"
 #include "gather.inl"
 #include "gather_runs.inl"
+#include "masked.inl"
 #include "peak.inl"
 
 template <typename T>
 constexpr KernelTable<T> table() {
-  return {Vec<T>::kLanes, gather<T>,        gather_runs<T>, correlate<T>,    copy_lines<T>,
-          pack_images<T>, unpack_images<T>, copy<T>,        multiply_adds<T>};
+  KernelTable<T> t{};
+  t.lanes = Vec<T>::kLanes;
+  t.gather = gather<T>;
+  t.gather_runs = gather_runs<T>;
+  t.correlate = correlate<T>;
+#ifdef __AVX512F__
+  t.masked_gather = masked_gather<T>;
+  t.masked_correlate = masked_correlate<T>;
+#endif
+  t.copy_lines = copy_lines<T>;
+  t.pack_images = pack_images<T>;
+  t.unpack_images = unpack_images<T>;
+  t.copy = copy<T>;
+  t.multiply_adds = multiply_adds<T>;
+  return t;
 }
 
 }  // namespace

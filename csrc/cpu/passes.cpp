@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "tile_io.h"
+#include "work_split.h"
 
 namespace fbconv {
 namespace {
@@ -16,56 +17,6 @@ template <typename T>
 Scratch<T>& scratch() {
   thread_local Scratch<T> own;
   return own;
-}
-
-constexpr Parallel kAlone{1, [](int64_t tasks, void (*body)(void*, int64_t), void* context) {
-                            for (int64_t task = 0; task < tasks; ++task) body(context, task);
-                          }};
-
-// Whether each thread takes tiles of its own.
-bool tiles_suffice(int64_t tiles, int64_t threads) {
-  return threads == 1 || tiles >= 4 * threads || tiles % threads == 0;
-}
-
-// body(begin, end) for as many equal parts of [0, count) as there are threads.
-template <typename F>
-void in_parts(int64_t count, const Parallel& parallel, const F& body) {
-  const int64_t parts = std::min(count, parallel.threads);
-  parallel.for_each(parts,
-                    [&](int64_t part) { body(count * part / parts, count * (part + 1) / parts); });
-}
-
-// The row of a block at which part `number` of `parts` begins: rows cost their entries plus a
-// constant for the store.
-int64_t split_row(const RowLists& lists, int64_t block, int64_t begin, int64_t end, int64_t number,
-                  int64_t parts) {
-  constexpr int64_t kRowCost = 4;
-  const int32_t* ptr = lists.block_ptr(block);
-  const int64_t all = ptr[end] - ptr[begin] + kRowCost * (end - begin);
-  const int64_t target = all * number / parts;
-  int64_t low = begin, high = end;
-  while (low < high) {
-    const int64_t middle = (low + high) / 2;
-    if (ptr[middle] - ptr[begin] + kRowCost * (middle - begin) < target) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
-}
-
-// body(row_begin, row_end) over the rows [begin, end), parts of equal work.  A row is in the same
-// part for every block, so that blocks need no barrier between them.
-template <typename F>
-void over_rows(const RowLists& lists, int64_t begin, int64_t end, const Parallel& parallel,
-               const F& body) {
-  const int64_t parts = std::min(end - begin, parallel.threads);
-  parallel.for_each(parts, [&](int64_t part) {
-    const int64_t first = split_row(lists, 0, begin, end, part, parts);
-    const int64_t last = split_row(lists, 0, begin, end, part + 1, parts);
-    if (first < last) body(first, last);
-  });
 }
 
 template <typename T>
@@ -227,25 +178,6 @@ void correlate_tile(const CorrelatePass<T>& pass, const Tile& tile, const Parall
   }
 }
 
-// out[value of entry k] += the chunks' sums of k, added in chunk order.
-template <typename T>
-void reduce_chunks(const RowLists& lists, const T* sums, int64_t chunks, bool shared, T* out,
-                   const Parallel& parallel) {
-  const int32_t* value = lists.values_in_order ? nullptr : lists.value.data();
-  const auto add = [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) {
-      T sum = sums[k];
-      for (int64_t chunk = 1; chunk < chunks; ++chunk) sum += sums[chunk * lists.entries + k];
-      out[value ? value[k] : k] += sum;
-    }
-  };
-  if (shared) {
-    add(0, lists.entries);
-  } else {
-    in_parts(lists.entries, parallel, add);
-  }
-}
-
 }  // namespace
 
 template <typename T>
@@ -259,37 +191,18 @@ Factor<T> make_factor(const RowLists& lists, const T* values, Buffer<T>* ordered
 
 template <typename T>
 void run_gather(const GatherPass<T>& pass, const Parallel& parallel) {
-  const int64_t tiles = pass.tiling.tiles();
-  const auto tile = [&](int64_t i) { return tile_at(pass.tiling, pass.sweep, pass.batch, i); };
-  if (tiles_suffice(tiles, parallel.threads)) {
-    parallel.for_each(tiles, [&](int64_t i) { gather_tile(pass, tile(i), kAlone); });
-  } else {
-    for (int64_t i = 0; i < tiles; ++i) gather_tile(pass, tile(i), parallel);
-  }
+  over_tiles(pass.tiling.tiles(), parallel, [&](int64_t number, const Parallel& within) {
+    gather_tile(pass, tile_at(pass.tiling, pass.sweep, pass.batch, number), within);
+  });
 }
 
 template <typename T>
 void run_correlate(const CorrelatePass<T>& pass, const Parallel& parallel) {
-  const RowLists& lists = *pass.lists;
-  const int64_t tiles = pass.tiling.tiles();
-  const bool own_tiles = tiles_suffice(tiles, parallel.threads);
-  const int64_t chunks = own_tiles ? std::min(tiles, parallel.threads) : 1;
-  thread_local Buffer<T> sums_buffer;
-  T* sums = sums_buffer.reserve(chunks * lists.entries);
-  std::fill(sums, sums + chunks * lists.entries, T(0));
-  const auto run = [&](int64_t chunk, const Parallel& within) {
-    for (int64_t i = tiles * chunk / chunks; i < tiles * (chunk + 1) / chunks; ++i) {
-      const Tile tile = tile_at(pass.tiling, pass.sweep, pass.batch, i);
-      correlate_tile(pass, tile, within, sums + chunk * lists.entries);
-    }
-  };
-  if (own_tiles) {
-    parallel.for_each(chunks, [&](int64_t chunk) { run(chunk, kAlone); });
-  } else {
-    run(0, parallel);
-  }
-  std::fill(pass.out, pass.out + pass.out_count, T(0));
-  reduce_chunks(lists, sums, chunks, pass.shared_values, pass.out, parallel);
+  sum_tiles(*pass.lists, pass.tiling.tiles(), pass.shared_values, parallel, pass.out,
+            pass.out_count, [&](int64_t number, const Parallel& within, T* sums) {
+              const Tile tile = tile_at(pass.tiling, pass.sweep, pass.batch, number);
+              correlate_tile(pass, tile, within, sums);
+            });
 }
 
 #define FBCONV_INSTANTIATE(T)                                               \

@@ -1,5 +1,7 @@
 #include <algorithm>
 
+#include "in_place_correlate.h"
+#include "in_place_gather.h"
 #include "linear_view.h"
 #include "ops.h"
 #include "passes.h"
@@ -48,8 +50,11 @@ void make_forward_plan(const Problem& b, std::initializer_list<Lanes> kinds, Spa
   plan->sweep = forward_sweep(b.g);
   const Workload work = b.work(b.g.in_channels, b.g.out_channels);
   plan->tiling = make_tiling(plan->sweep, work, choose_lanes(plan->sweep, work, kinds));
+  TapTable taps;
+  make_forward_taps(b.g, plan->tiling, &taps);
   EntryLists entries;
-  make_forward_lists(b.g, b.p, plan->tiling, &entries, &plan->planes);
+  make_forward_lists(b.g, b.p, taps, &entries);
+  drop_dead_planes(taps, b.g.in_channels, &entries, &plan->planes);
   finish_plan(entries, b.element_size, plan);
 }
 
@@ -61,8 +66,11 @@ void make_adjoint_plan(const Problem& b, SparsePlan* plan) {
   plan->sweep = adjoint_sweep(b.g);
   const Workload work = b.work(b.g.out_channels, b.g.in_channels * plan->sweep.out_phases());
   plan->tiling = make_tiling(plan->sweep, work, choose_lanes(plan->sweep, work, kAll));
+  TapTable taps;
+  make_adjoint_taps(b.g, plan->sweep, plan->tiling, &taps);
   EntryLists entries;
-  make_adjoint_lists(b.g, b.p, plan->sweep, plan->tiling, &entries, &plan->planes);
+  make_adjoint_lists(b.g, b.p, plan->sweep.out_phases(), taps, &entries);
+  drop_dead_planes(taps, b.g.out_channels, &entries, &plan->planes);
   finish_plan(entries, b.element_size, plan);
 }
 
@@ -74,6 +82,100 @@ std::shared_ptr<const SparsePlan> plan_for(const ConvGeometry& g, const PatternV
   static PlanCache<SparsePlan> cache;
   const Problem problem{g, p, sizeof(T), kernels<T>().lanes, parallel.threads};
   return cache.get(problem.key(), [&](SparsePlan* plan) { make(problem, plan); });
+}
+
+// The same on maps that are read where they lie.
+struct InPlacePlan {
+  InPlaceMap map;
+  InPlaceTiling tiling;
+  CompiledLists compiled;
+  RowLists lists;
+  int64_t rows;
+
+  int64_t bytes() const {
+    return compiled.bytes() + 13 * lists.entries + 4 * lists.rows * lists.blocks +
+           static_cast<int64_t>(sizeof(uint16_t) * map.table.size());
+  }
+};
+
+// Patterns are compiled where code is run for so many vectors of the map; else it takes longer to
+// fetch it from memory than to walk lists.
+constexpr int64_t kWorthCompiling = 3;
+
+enum class Pass { kOutput, kInputGradient, kWeightGradient };
+
+void make_in_place_plan(const Problem& b, Pass pass, InPlacePlan* plan) {
+  TapTable taps;
+  EntryLists entries;
+  const bool adjoint = pass == Pass::kInputGradient;
+  make_in_place_taps(b.g, adjoint, b.lanes, &taps, &plan->map);
+  if (adjoint) {
+    make_adjoint_lists(b.g, b.p, 1, taps, &entries);
+  } else {
+    make_forward_lists(b.g, b.p, taps, &entries);
+  }
+  const InPlaceMap& map = plan->map;
+  const int64_t planes = adjoint ? b.g.out_channels : b.g.in_channels;
+  plan->rows = entries.rows;
+  plan->tiling = tile_in_place(map, b.g.batch, b.g.in_channels + b.g.out_channels, b.element_size,
+                               b.threads);
+  const int64_t x_pitch = plan->tiling.source_pitch(map);
+  const bool compile = pass != Pass::kWeightGradient && b.element_size == sizeof(float) &&
+                       map.vectors * b.g.batch >= kWorthCompiling;
+  if (compile && plan->compiled.compile({&entries, planes, x_pitch, map.pixels, planes,
+                                         entries.rows, false, map.masks, map.partial()})) {
+    return;
+  }
+  require_reachable(planes, x_pitch);
+  const int64_t spot_bytes = 8 * map.lanes * b.element_size;
+  const int64_t per = pass == Pass::kWeightGradient
+                          ? planes_per_block(planes, spot_bytes, entries.rows, entries.entries,
+                                             map.vectors * b.g.batch)
+                          : planes;
+  make_blocks(entries, planes, per, x_pitch, false, &plan->lists);
+  // Entries without a mask read whole vectors, as the map itself does.
+  uint8_t* mask = plan->lists.mask.data();
+  std::replace(mask, mask + entries.entries, kNoMask, static_cast<uint8_t>(map.masks));
+}
+
+template <Pass pass, typename T>
+std::shared_ptr<const InPlacePlan> in_place_plan(const ConvGeometry& g, const PatternView& p,
+                                                 const Parallel& parallel) {
+  static PlanCache<InPlacePlan> cache;
+  const Problem problem{g, p, sizeof(T), kernels<T>().lanes, parallel.threads};
+  return cache.get(problem.key(),
+                   [&](InPlacePlan* plan) { make_in_place_plan(problem, pass, plan); });
+}
+
+// Whether a pass can be done in place, and is better done so: few lanes stay empty.
+template <typename T>
+bool in_place(const ConvGeometry& g, const MapView<const T>& a, const MapView<const T>& b) {
+  const int64_t lanes = kernels<T>().lanes, pixels = g.in_h * g.in_w;
+  const bool filled = 4 * pixels >= 3 * ((pixels + lanes - 1) / lanes * lanes);
+  return kernels<T>().masked_gather != nullptr && filled && g.taps() < kMostMasks &&
+         reads_in_place(g) && lies_flat(g, a) && lies_flat(g, b);
+}
+
+template <typename T>
+MapView<const T> read_only(const MapView<T>& map) {
+  return {map.data, map.batch_stride, map.channel_stride, map.row_stride, map.column_stride};
+}
+
+template <Pass kind, typename T>
+void gather_in_place(const ConvGeometry& g, const PatternView& p, MapView<const T> source,
+                     const T* values, const T* bias, MapView<T> out, const Parallel& parallel) {
+  const auto plan = in_place_plan<kind, T>(g, p, parallel);
+  InPlaceGather<T> pass;
+  pass.map = &plan->map;
+  pass.tiling = plan->tiling;
+  pass.batch = g.batch;
+  pass.rows = plan->rows;
+  pass.source_channels = kind == Pass::kInputGradient ? g.out_channels : g.in_channels;
+  pass.source = source;
+  pass.out = out;
+  pass.factor = {plan->compiled.ready() ? &plan->compiled : nullptr, &plan->lists, values};
+  pass.bias = bias;
+  run_in_place(pass, parallel);
 }
 
 template <typename Pass>
@@ -91,6 +193,9 @@ void sparse_conv2d(const ConvGeometry& geometry, const PatternView& p, MapView<c
                    const T* values, const T* bias, MapView<T> output, const Parallel& parallel) {
   const ConvGeometry g = rows_as_images(geometry);
   if (g.batch == 0) return;
+  if (in_place(g, input, read_only(output))) {
+    return gather_in_place<Pass::kOutput>(g, p, input, values, bias, output, parallel);
+  }
   thread_local Buffer<T> ordered;
   const auto plan = plan_for<make_output_plan, T>(g, p, parallel);
   GatherPass<T> pass;
@@ -109,6 +214,10 @@ void sparse_conv2d_grad_input(const ConvGeometry& geometry, const PatternView& p
                               const Parallel& parallel) {
   const ConvGeometry g = rows_as_images(geometry);
   if (g.batch == 0) return;
+  if (in_place(g, grad, read_only(grad_input))) {
+    const T* no_bias = nullptr;
+    return gather_in_place<Pass::kInputGradient>(g, p, grad, values, no_bias, grad_input, parallel);
+  }
   thread_local Buffer<T> ordered;
   const auto plan = plan_for<make_adjoint_plan, T>(g, p, parallel);
   GatherPass<T> pass;
@@ -128,6 +237,19 @@ void sparse_conv2d_grad_values(const ConvGeometry& geometry, const PatternView& 
   if (g.batch == 0) {
     std::fill(grad_values, grad_values + p.nnz, T(0));
     return;
+  }
+  if (in_place(g, input, grad)) {
+    const auto plan = in_place_plan<Pass::kWeightGradient, T>(g, p, parallel);
+    InPlaceCorrelate<T> pass;
+    pass.map = &plan->map;
+    pass.tiling = plan->tiling;
+    pass.batch = g.batch;
+    pass.source_channels = g.in_channels;
+    pass.source = input;
+    pass.grad = grad;
+    pass.lists = &plan->lists;
+    pass.out = grad_values;
+    return run_in_place(pass, parallel);
   }
   const auto plan = plan_for<make_weight_plan, T>(g, p, parallel);
   CorrelatePass<T> pass;

@@ -13,11 +13,7 @@ struct Vec {
   static Type load_masked(const T* p, uint16_t mask) {
     if (mask == kFull) return load(p);
 #if defined(__AVX512F__)
-    if constexpr (sizeof(T) == 4) {
-      return reinterpret_cast<Type>(_mm512_maskz_loadu_ps(mask, p));
-    } else {
-      return reinterpret_cast<Type>(_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), p));
-    }
+    return load_lanes(p, mask);
 #else
     T lane[kLanes];
     for (int i = 0; i < kLanes; ++i) lane[i] = mask >> i & 1 ? p[i] : T(0);
@@ -61,6 +57,17 @@ struct Vec {
     }
 #endif
   }
+
+#if defined(__AVX512F__)
+  // As load_masked, where masks are seldom full: without a branch.
+  static Type load_lanes(const T* p, uint16_t mask) {
+    if constexpr (sizeof(T) == 4) {
+      return reinterpret_cast<Type>(_mm512_maskz_loadu_ps(mask, p));
+    } else {
+      return reinterpret_cast<Type>(_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), p));
+    }
+  }
+#endif
 
   // The sums of kLanes vectors' lanes as one vector; destroys them.
   static Type sum_each(Type* v) {
