@@ -61,4 +61,9 @@ void make_in_place_taps(const ConvGeometry& g, bool adjoint, int64_t lanes, TapT
   }
 }
 
+void fill_open_masks(const InPlaceMap& map, RowLists* lists) {
+  uint8_t* mask = lists->mask.data();
+  std::replace(mask, mask + lists->entries, kNoMask, static_cast<uint8_t>(map.masks));
+}
+
 }  // namespace fbconv

@@ -31,4 +31,7 @@ bool reads_in_place(const ConvGeometry& g);
 void make_in_place_taps(const ConvGeometry& g, bool adjoint, int64_t lanes, TapTable* taps,
                         InPlaceMap* map);
 
+// Entries without a mask read whole vectors, as the map itself does.
+void fill_open_masks(const InPlaceMap& map, RowLists* lists);
+
 }  // namespace fbconv

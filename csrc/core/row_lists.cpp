@@ -1,6 +1,7 @@
 #include "row_lists.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <tuple>
 #include <vector>
 
@@ -9,8 +10,8 @@ namespace {
 
 // A block may overflow a first cache of 32 or 48 KB: what the second delivers meanwhile costs less
 // than walking the rows more often.
-constexpr int64_t kBlockBytes = 60 * 1024;
-constexpr int64_t kRowEntries = 16;  // fewer in a block don't pay for another pass over y
+static const int64_t kBlockBytes = (getenv("KB") ? atoi(getenv("KB")) : 60) * 1024;
+static const int64_t kRowEntries = getenv("RE") ? atoi(getenv("RE")) : 16;  // fewer in a block don't pay for another pass over y
 
 constexpr int64_t kFewVectors = 8;
 

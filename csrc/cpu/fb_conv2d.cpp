@@ -1,9 +1,10 @@
 #include <algorithm>
 
 #include "../core/basis_lists.h"
+#include "basis_plan.h"
+#include "fb_conv2d_in_place.h"
 #include "ops.h"
 #include "passes.h"
-#include "plan_cache.h"
 
 namespace fbconv {
 namespace {
@@ -21,23 +22,6 @@ struct BasisPlan {
   int64_t bytes() const {
     return 12 * (taps.entries + taps.rows * taps.blocks + mix.entries + mix.rows * mix.blocks) +
            static_cast<int64_t>(sizeof(Plane)) * planes.count;
-  }
-};
-
-// What plans are made for.
-struct BasisProblem {
-  const ConvGeometry& g;
-  const BasisLayout& layout;
-  const PatternView& p;
-  int64_t element_size, lanes, threads;
-
-  PlanKey key() const {
-    return {p.content,    g,     layout.elements, layout.bases, layout.per_output, p.nnz,
-            element_size, lanes, threads};
-  }
-  Workload work(int64_t source_channels, int64_t entries, int64_t columns,
-                int64_t out_lists) const {
-    return {g.batch, source_channels, entries, columns, out_lists, element_size, lanes, threads};
   }
 };
 
@@ -175,12 +159,6 @@ std::shared_ptr<const BasisPlan> plan_for(const BasisProblem& b) {
 }
 
 template <typename T>
-BasisProblem problem(const ConvGeometry& g, const BasisLayout& layout, const PatternView& p,
-                     const Parallel& parallel) {
-  return {g, layout, p, sizeof(T), kernels<T>().lanes, parallel.threads};
-}
-
-template <typename T>
 struct Ordered {
   Buffer<T> taps, mix;
 };
@@ -216,8 +194,14 @@ void fb_conv2d(const ConvGeometry& g, const BasisLayout& layout, MixOrder order,
                const PatternView& p, MapView<const T> input, const T* basis, const T* values,
                const T* bias, MapView<T> output, const Parallel& parallel) {
   if (g.batch == 0) return;
-  const BasisProblem b = problem<T>(g, layout, p, parallel);
   const bool basis_first = order == MixOrder::kBasisFirst;
+  if constexpr (std::is_same_v<T, float>) {
+    if (basis_first &&
+        fb_conv2d_in_place(g, layout, p, input, basis, values, bias, output, parallel)) {
+      return;
+    }
+  }
+  const BasisProblem b = basis_problem<T>(g, layout, p, parallel.threads);
   const auto plan = basis_first ? plan_for<make_basis_first>(b) : plan_for<make_mix_first>(b);
   const Factor<T> taps = make_factor(plan->taps, basis, &ordered<T>().taps);
   const Factor<T> mix = make_factor(plan->mix, values, &ordered<T>().mix);
@@ -237,7 +221,12 @@ void fb_conv2d_grad_input(const ConvGeometry& g, const BasisLayout& layout, cons
                           MapView<const T> grad, const T* basis, const T* values,
                           MapView<T> grad_input, const Parallel& parallel) {
   if (g.batch == 0) return;
-  const auto plan = plan_for<make_adjoint>(problem<T>(g, layout, p, parallel));
+  if constexpr (std::is_same_v<T, float>) {
+    if (fb_conv2d_grad_input_in_place(g, layout, p, grad, basis, values, grad_input, parallel)) {
+      return;
+    }
+  }
+  const auto plan = plan_for<make_adjoint>(basis_problem<T>(g, layout, p, parallel.threads));
   GatherPass<T> pass;
   set_tiles(*plan, g.batch, &pass);
   pass.source = grad;
@@ -255,7 +244,12 @@ void fb_conv2d_grad_basis(const ConvGeometry& g, const BasisLayout& layout, cons
   const int64_t count = layout.bases * layout.elements * g.taps();
   std::fill(grad_basis, grad_basis + count, T(0));
   if (g.batch == 0) return;
-  const auto plan = plan_for<make_basis_gradient>(problem<T>(g, layout, p, parallel));
+  if constexpr (std::is_same_v<T, float>) {
+    if (fb_conv2d_grad_basis_in_place(g, layout, p, grad, input, values, grad_basis, parallel)) {
+      return;
+    }
+  }
+  const auto plan = plan_for<make_basis_gradient>(basis_problem<T>(g, layout, p, parallel.threads));
   CorrelatePass<T> pass;
   set_tiles(*plan, g.batch, &pass);
   pass.source = input;
@@ -275,7 +269,12 @@ void fb_conv2d_grad_values(const ConvGeometry& g, const BasisLayout& layout, con
                            T* grad_values, const Parallel& parallel) {
   std::fill(grad_values, grad_values + p.nnz, T(0));
   if (g.batch == 0) return;
-  const auto plan = plan_for<make_basis_first>(problem<T>(g, layout, p, parallel));
+  if constexpr (std::is_same_v<T, float>) {
+    if (fb_conv2d_grad_values_in_place(g, layout, p, grad, input, basis, grad_values, parallel)) {
+      return;
+    }
+  }
+  const auto plan = plan_for<make_basis_first>(basis_problem<T>(g, layout, p, parallel.threads));
   CorrelatePass<T> pass;
   set_tiles(*plan, g.batch, &pass);
   pass.source = input;

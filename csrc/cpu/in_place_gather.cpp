@@ -6,32 +6,10 @@
 namespace fbconv {
 namespace {
 
-const float* zeros(int64_t count) {
-  thread_local std::vector<float> own;
-  if (static_cast<int64_t>(own.size()) < count) own.assign(count, 0.0f);
-  return own.data();
-}
-
-// Where a tile's spots lie in the source and in the output.
-template <typename T>
-void place_spots(const InPlaceGather<T>& pass, const InPlaceTile& tile, int64_t image_step,
-                 std::vector<Spot>* spots) {
-  const InPlaceMap& map = *pass.map;
-  spots->resize(tile.images * tile.vectors);
-  for (int64_t i = 0; i < tile.images; ++i) {
-    for (int64_t v = 0; v < tile.vectors; ++v) {
-      (*spots)[i * tile.vectors + v] = {
-          i * image_step + v * map.lanes,
-          (tile.image + i) * pass.out.batch_stride + (tile.vector + v) * map.lanes,
-          map.row(tile.vector + v)};
-    }
-  }
-}
-
 void gather_compiled(const InPlaceGather<float>& pass, const InPlaceTile& tile,
                      const InPlaceSource<float>& x, const Parallel& parallel) {
   thread_local std::vector<Spot> own;
-  place_spots(pass, tile, x.image_step, &own);
+  place_spots(*pass.map, tile, x.image_step, pass.out.batch_stride, &own);
   const std::vector<Spot>& spots = own;
   const float* bias = pass.bias ? pass.bias : zeros(pass.rows);
   const CompiledLists& lists = *pass.factor.compiled;
@@ -96,29 +74,25 @@ void run_in_place(const InPlaceGather<T>& pass, const Parallel& parallel) {
 
 void run_in_place(const InPlaceProduct& pass, const Parallel& parallel) {
   const InPlaceGather<float>& outer = pass.outer;
-  const CompiledLists &first = *pass.inner.compiled, &second = *outer.factor.compiled;
+  const CompiledLists& lists = *outer.factor.compiled;
   over_tiles(outer.tiling.tiles(), parallel, [&](int64_t number, const Parallel& within) {
-    thread_local Buffer<float> copy, scratch;
-    thread_local std::vector<Spot> whole, own_first, own_second;
+    thread_local Buffer<float> copy, held;
+    thread_local std::vector<Spot> own_in, own_out;
     const InPlaceTile tile = in_place_tile(outer.tiling, *outer.map, outer.batch, number);
     const InPlaceSource<float> x = in_place_source(outer.tiling, *outer.map, tile, outer.source,
                                                    outer.source_channels, &copy, within);
-    place_spots(outer, tile, x.image_step, &whole);
-    own_first = own_second = whole;
-    for (size_t i = 0; i < whole.size(); ++i) {
-      own_first[i].y = own_second[i].x = static_cast<int64_t>(i) * outer.map->lanes;
+    place_spots(*outer.map, tile, x.image_step, outer.out.batch_stride, &own_in);
+    own_out = own_in;
+    for (size_t i = 0; i < own_out.size(); ++i) {
+      own_out[i].x = static_cast<int64_t>(i) * outer.map->lanes;
     }
-    const std::vector<Spot>&before = own_first, &after = own_second;
-    const float* no_bias = zeros(std::max(outer.rows, pass.inner_rows));
-    const float* bias = outer.bias ? outer.bias : no_bias;
-    float* inner = scratch.reserve(first.most_group_rows() * pass.inner_pitch);
-    for (int64_t block = 0; block < second.blocks(); ++block) {
-      const int64_t from = first.group_begin(block), to = first.group_begin(block + 1);
-      in_parts(to - from, within, [&](int64_t begin, int64_t end) {
-        first.run(from + begin, from + end, 0, before, x.data, pass.inner.values, no_bias, inner);
-      });
-      in_parts(second.row_blocks(), within, [&](int64_t begin, int64_t end) {
-        second.run(begin, end, block, after, inner, outer.factor.values, bias, outer.out.data);
+    const std::vector<Spot>&in = own_in, &out = own_out;
+    const float* bias = outer.bias ? outer.bias : zeros(outer.rows);
+    for (int64_t block = 0; block < lists.blocks(); ++block) {
+      const float* inner =
+          compute_inner(pass.inner, in, outer.map->lanes, block, x.data, &held, within);
+      in_parts(lists.row_blocks(), within, [&](int64_t begin, int64_t end) {
+        lists.run(begin, end, block, out, inner, outer.factor.values, bias, outer.out.data);
       });
     }
   });

@@ -2,8 +2,7 @@
 // only to lie better.  The work is split the same way for the same shapes and thread count.
 #pragma once
 
-#include "in_place_tiles.h"
-#include "pattern_jit.h"
+#include "in_place_inner.h"
 
 namespace fbconv {
 
@@ -29,12 +28,10 @@ struct InPlaceGather {
 template <typename T>
 void run_in_place(const InPlaceGather<T>& pass, const Parallel& parallel);
 
-// out = factor * (inner * source), compiled: of the inner rows a group exists at a time, which is a
-// block of the factor's planes, `inner_pitch` elements apart.
+// out = factor * (inner * source), compiled.
 struct InPlaceProduct {
   InPlaceGather<float> outer = {};
-  InPlaceFactor<float> inner = {};
-  int64_t inner_rows = 0, inner_pitch = 0;
+  InPlaceInner inner = {};
 };
 void run_in_place(const InPlaceProduct& pass, const Parallel& parallel);
 

@@ -10,7 +10,7 @@ namespace fbconv {
 namespace {
 
 constexpr int64_t kTileBytes = 640 * 1024;  // of source and output: they share the second cache
-constexpr int64_t kLeastSpots = 8, kMostSpots = 64;
+constexpr int64_t kLeastSpots = 8;
 // Channels of so many bytes are copied before they are read: where they lie a power of two apart,
 // as they often do, all are mapped onto the same few sets of the first cache.
 constexpr int64_t kCopiedBytes = 1024;
@@ -30,16 +30,16 @@ int64_t margin(const InPlaceMap& map) { return ceil_div(map.reach, map.lanes) * 
 }  // namespace
 
 InPlaceTiling tile_in_place(const InPlaceMap& map, int64_t batch, int64_t channels,
-                            int64_t element_size, int64_t threads) {
-  const int64_t wanted = std::clamp<int64_t>(kTileBytes / (channels * map.lanes * element_size),
-                                             kLeastSpots, kMostSpots);
+                            int64_t element_size, int64_t threads, int64_t most) {
+  const int64_t fit = kTileBytes / (channels * map.lanes * element_size);
+  const int64_t wanted = std::min(most, std::max(fit, kLeastSpots));
   InPlaceTiling t{};
   if (map.vectors > wanted || batch == 1) {
     t.images = 1;
     t.image_tiles = batch;
     t.vectors = ceil_div(map.vectors, share(map.vectors, wanted, batch, threads));
   } else {
-    t.images = ceil_div(batch, share(batch, wanted / map.vectors, 1, threads));
+    t.images = ceil_div(batch, share(batch, std::max<int64_t>(1, wanted / map.vectors), 1, threads));
     t.image_tiles = ceil_div(batch, t.images);
     t.vectors = map.vectors;
   }

@@ -55,6 +55,8 @@ struct KernelTable {
   void (*masked_gather)(const MaskedWork<T>& work, const T* values, const T* bias, bool accumulate,
                         T* y);
   void (*masked_correlate)(const MaskedWork<T>& work, const T* y, T* sums);
+  // Adds the products of entry k, lane by lane, to the vector sums + value[k] * lanes.
+  void (*masked_correlate_shared)(const MaskedWork<T>& work, const T* y, T* sums);
 
   // `lines` lines of `vectors` vectors of elements `step` apart; lanes without their bit in mask[v]
   // become zero and are not read.

@@ -35,6 +35,7 @@ constexpr KernelTable<T> table() {
 #ifdef __AVX512F__
   t.masked_gather = masked_gather<T>;
   t.masked_correlate = masked_correlate<T>;
+  t.masked_correlate_shared = masked_correlate_shared<T>;
 #endif
   t.copy_lines = copy_lines<T>;
   t.pack_images = pack_images<T>;

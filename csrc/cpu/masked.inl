@@ -124,6 +124,31 @@ void masked_gather(const MaskedWork<T>& w, const T* values, const T* bias, bool 
       w, values, bias, accumulate, y);
 }
 
+// Entries that share their values add to whole vectors, whose lanes are summed up at the very end.
+template <typename T, int P, bool kShared>
+__attribute__((noinline)) void masked_correlate_shared_rows(const MaskedWork<T>& w, const T* x,
+                                                            const T* y,
+                                                            SpotMasks<T, P, kShared> masks,
+                                                            T* sums) {
+  using V = Vec<T>;
+  for (int64_t row = w.row_begin; row < w.row_end; ++row, y += w.y_row) {
+    typename V::Type grad[P];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) grad[p] = V::load_lanes(y + p * w.y_step, masks.at(p, w.own_mask));
+    for (int32_t k = w.ptr[row]; k < w.ptr[row + 1]; ++k) {
+      T* sum = sums + static_cast<int64_t>(w.value[k]) * V::kLanes;
+      const T* source = x + w.offset[k];
+      typename V::Type even = V::load(sum), odd{};
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) {
+        (p % 2 ? odd : even) +=
+            grad[p] * V::load_lanes(source + p * w.x_step, masks.at(p, w.mask[k]));
+      }
+      V::store(sum, even + odd);
+    }
+  }
+}
+
 template <typename T, bool kShared>
 void masked_correlate_spots(const MaskedWork<T>& w, const T* y, T* sums) {
   for_spots<8>(w.spots, [&](auto group, int64_t spot) {
@@ -137,6 +162,21 @@ template <typename T>
 void masked_correlate(const MaskedWork<T>& w, const T* y, T* sums) {
   (w.mask_step == 0 ? masked_correlate_spots<T, true> : masked_correlate_spots<T, false>)(w, y,
                                                                                        sums);
+}
+
+template <typename T, bool kShared>
+void masked_correlate_shared_spots(const MaskedWork<T>& w, const T* y, T* sums) {
+  for_spots<8>(w.spots, [&](auto group, int64_t spot) {
+    constexpr int P = decltype(group)::value;
+    masked_correlate_shared_rows<T, P, kShared>(w, w.x + spot * w.x_step, y + spot * w.y_step,
+                                                {w.masks + spot * w.mask_step, w.mask_step}, sums);
+  });
+}
+
+template <typename T>
+void masked_correlate_shared(const MaskedWork<T>& w, const T* y, T* sums) {
+  (w.mask_step == 0 ? masked_correlate_shared_spots<T, true>
+                    : masked_correlate_shared_spots<T, false>)(w, y, sums);
 }
 
 #endif

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstdlib>
 
 #include "in_place_correlate.h"
 #include "in_place_gather.h"
@@ -133,9 +134,7 @@ void make_in_place_plan(const Problem& b, Pass pass, InPlacePlan* plan) {
                                              map.vectors * b.g.batch)
                           : planes;
   make_blocks(entries, planes, per, x_pitch, false, &plan->lists);
-  // Entries without a mask read whole vectors, as the map itself does.
-  uint8_t* mask = plan->lists.mask.data();
-  std::replace(mask, mask + entries.entries, kNoMask, static_cast<uint8_t>(map.masks));
+  fill_open_masks(map, &plan->lists);
 }
 
 template <Pass pass, typename T>
@@ -145,20 +144,6 @@ std::shared_ptr<const InPlacePlan> in_place_plan(const ConvGeometry& g, const Pa
   const Problem problem{g, p, sizeof(T), kernels<T>().lanes, parallel.threads};
   return cache.get(problem.key(),
                    [&](InPlacePlan* plan) { make_in_place_plan(problem, pass, plan); });
-}
-
-// Whether a pass can be done in place, and is better done so: few lanes stay empty.
-template <typename T>
-bool in_place(const ConvGeometry& g, const MapView<const T>& a, const MapView<const T>& b) {
-  const int64_t lanes = kernels<T>().lanes, pixels = g.in_h * g.in_w;
-  const bool filled = 4 * pixels >= 3 * ((pixels + lanes - 1) / lanes * lanes);
-  return kernels<T>().masked_gather != nullptr && filled && g.taps() < kMostMasks &&
-         reads_in_place(g) && lies_flat(g, a) && lies_flat(g, b);
-}
-
-template <typename T>
-MapView<const T> read_only(const MapView<T>& map) {
-  return {map.data, map.batch_stride, map.channel_stride, map.row_stride, map.column_stride};
 }
 
 template <Pass kind, typename T>
@@ -193,7 +178,7 @@ void sparse_conv2d(const ConvGeometry& geometry, const PatternView& p, MapView<c
                    const T* values, const T* bias, MapView<T> output, const Parallel& parallel) {
   const ConvGeometry g = rows_as_images(geometry);
   if (g.batch == 0) return;
-  if (in_place(g, input, read_only(output))) {
+  if (suits_in_place(g, input, read_only(output))) {
     return gather_in_place<Pass::kOutput>(g, p, input, values, bias, output, parallel);
   }
   thread_local Buffer<T> ordered;
@@ -214,7 +199,7 @@ void sparse_conv2d_grad_input(const ConvGeometry& geometry, const PatternView& p
                               const Parallel& parallel) {
   const ConvGeometry g = rows_as_images(geometry);
   if (g.batch == 0) return;
-  if (in_place(g, grad, read_only(grad_input))) {
+  if (suits_in_place(g, grad, read_only(grad_input))) {
     const T* no_bias = nullptr;
     return gather_in_place<Pass::kInputGradient>(g, p, grad, values, no_bias, grad_input, parallel);
   }
@@ -238,7 +223,7 @@ void sparse_conv2d_grad_values(const ConvGeometry& geometry, const PatternView& 
     std::fill(grad_values, grad_values + p.nnz, T(0));
     return;
   }
-  if (in_place(g, input, grad)) {
+  if (!getenv("NOIP") && suits_in_place(g, input, grad)) {
     const auto plan = in_place_plan<Pass::kWeightGradient, T>(g, p, parallel);
     InPlaceCorrelate<T> pass;
     pass.map = &plan->map;
