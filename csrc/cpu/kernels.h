@@ -29,10 +29,12 @@ struct MaskedWork {
   int64_t spots, x_step, y_step, mask_step;
   int64_t y_row;
   uint8_t own_mask;  // the lanes inside the map
+  bool open;         // all masks are full
   const int32_t* ptr;
   const int32_t* offset;
   const uint8_t* mask;         // of entries
   const int32_t* value;        // of entries, null where entry k uses value k
+  const int32_t* run_end;      // where rows that read the same as a row end; for shared values
   int64_t row_begin, row_end;  // y points to row_begin's
 };
 

@@ -24,12 +24,13 @@ struct SparsePlan {
   }
 };
 
-void finish_plan(const EntryLists& entries, int64_t element_size, SparsePlan* plan) {
+void finish_plan(const EntryLists& entries, int64_t element_size, int64_t block_bytes, int64_t group,
+                 SparsePlan* plan) {
   const Tiling& t = plan->tiling;
   require_reachable(plan->planes.count, t.plane);
   const int64_t per = planes_per_block(plan->planes.count, step_bytes(plan->sweep, t, element_size),
-                                       entries.rows, entries.entries, t.vectors());
-  make_blocks(entries, plan->planes.count, per, t.plane, false, &plan->lists);
+                                       entries.rows, entries.entries, t.vectors(), block_bytes);
+  make_blocks(entries, plan->planes.count, per, t.plane, false, &plan->lists, group);
 }
 
 // What plans are made for.
@@ -47,7 +48,8 @@ struct Problem {
 constexpr auto kAligned = {Lanes::kColumns, Lanes::kTaps, Lanes::kImages};
 constexpr auto kAll = {Lanes::kColumns, Lanes::kTaps, Lanes::kImages, Lanes::kPlain};
 
-void make_forward_plan(const Problem& b, std::initializer_list<Lanes> kinds, SparsePlan* plan) {
+void make_forward_plan(const Problem& b, std::initializer_list<Lanes> kinds, bool correlates,
+                       SparsePlan* plan) {
   plan->sweep = forward_sweep(b.g);
   const Workload work = b.work(b.g.in_channels, b.g.out_channels);
   plan->tiling = make_tiling(plan->sweep, work, choose_lanes(plan->sweep, work, kinds));
@@ -56,12 +58,13 @@ void make_forward_plan(const Problem& b, std::initializer_list<Lanes> kinds, Spa
   EntryLists entries;
   make_forward_lists(b.g, b.p, taps, &entries);
   drop_dead_planes(taps, b.g.in_channels, &entries, &plan->planes);
-  finish_plan(entries, b.element_size, plan);
+  finish_plan(entries, b.element_size, correlates ? kCorrelateBytes : kGatherBytes,
+              correlates ? b.lanes : 1, plan);
 }
 
-void make_output_plan(const Problem& b, SparsePlan* plan) { make_forward_plan(b, kAll, plan); }
+void make_output_plan(const Problem& b, SparsePlan* plan) { make_forward_plan(b, kAll, false, plan); }
 // Correlations multiply all lanes, so that lanes beyond a line must hold zeros.
-void make_weight_plan(const Problem& b, SparsePlan* plan) { make_forward_plan(b, kAligned, plan); }
+void make_weight_plan(const Problem& b, SparsePlan* plan) { make_forward_plan(b, kAligned, true, plan); }
 
 void make_adjoint_plan(const Problem& b, SparsePlan* plan) {
   plan->sweep = adjoint_sweep(b.g);
@@ -72,7 +75,7 @@ void make_adjoint_plan(const Problem& b, SparsePlan* plan) {
   EntryLists entries;
   make_adjoint_lists(b.g, b.p, plan->sweep.out_phases(), taps, &entries);
   drop_dead_planes(taps, b.g.out_channels, &entries, &plan->planes);
-  finish_plan(entries, b.element_size, plan);
+  finish_plan(entries, b.element_size, kGatherBytes, 1, plan);
 }
 
 using MakePlan = void (*)(const Problem&, SparsePlan*);
@@ -102,6 +105,7 @@ struct InPlacePlan {
 // Patterns are compiled where code is run for so many vectors of the map; else it takes longer to
 // fetch it from memory than to walk lists.
 constexpr int64_t kWorthCompiling = 3;
+constexpr double kPackedDensity = 0.03;
 
 enum class Pass { kOutput, kInputGradient, kWeightGradient };
 
@@ -109,7 +113,12 @@ void make_in_place_plan(const Problem& b, Pass pass, InPlacePlan* plan) {
   TapTable taps;
   EntryLists entries;
   const bool adjoint = pass == Pass::kInputGradient;
-  make_in_place_taps(b.g, adjoint, b.lanes, &taps, &plan->map);
+  const bool correlates = pass == Pass::kWeightGradient;
+  if (correlates && rows_are_vectors(b.g, b.lanes)) {
+    make_padded_taps(b.g, adjoint, b.lanes, &taps, &plan->map);
+  } else {
+    make_in_place_taps(b.g, adjoint, b.lanes, &taps, &plan->map);
+  }
   if (adjoint) {
     make_adjoint_lists(b.g, b.p, 1, taps, &entries);
   } else {
@@ -121,7 +130,7 @@ void make_in_place_plan(const Problem& b, Pass pass, InPlacePlan* plan) {
   plan->tiling = tile_in_place(map, b.g.batch, b.g.in_channels + b.g.out_channels, b.element_size,
                                b.threads);
   const int64_t x_pitch = plan->tiling.source_pitch(map);
-  const bool compile = pass != Pass::kWeightGradient && b.element_size == sizeof(float) &&
+  const bool compile = !correlates && b.element_size == sizeof(float) &&
                        map.vectors * b.g.batch >= kWorthCompiling;
   if (compile && plan->compiled.compile({&entries, planes, x_pitch, map.pixels, planes,
                                          entries.rows, false, map.masks, map.partial()})) {
@@ -129,11 +138,10 @@ void make_in_place_plan(const Problem& b, Pass pass, InPlacePlan* plan) {
   }
   require_reachable(planes, x_pitch);
   const int64_t spot_bytes = 8 * map.lanes * b.element_size;
-  const int64_t per = pass == Pass::kWeightGradient
-                          ? planes_per_block(planes, spot_bytes, entries.rows, entries.entries,
-                                             map.vectors * b.g.batch)
+  const int64_t per = correlates ? planes_per_block(planes, spot_bytes, entries.rows, entries.entries,
+                                             map.vectors * b.g.batch, kCorrelateBytes)
                           : planes;
-  make_blocks(entries, planes, per, x_pitch, false, &plan->lists);
+  make_blocks(entries, planes, per, x_pitch, false, &plan->lists, correlates ? b.lanes : 1);
   fill_open_masks(map, &plan->lists);
 }
 
@@ -144,6 +152,14 @@ std::shared_ptr<const InPlacePlan> in_place_plan(const ConvGeometry& g, const Pa
   const Problem problem{g, p, sizeof(T), kernels<T>().lanes, parallel.threads};
   return cache.get(problem.key(),
                    [&](InPlacePlan* plan) { make_in_place_plan(problem, pass, plan); });
+}
+
+// Packed copies are aligned, which pays where many entries read them, or where lanes can be images.
+bool correlates_in_place(const ConvGeometry& g, int64_t nnz) {
+  const char* e = getenv("CIP");
+  if (e) return *e == '1';
+  const bool small_batch = g.batch < 16 || g.in_h * g.in_w >= 64;
+  return small_batch && nnz < kPackedDensity * g.out_channels * g.group_inputs() * g.taps();
 }
 
 template <Pass kind, typename T>
@@ -223,7 +239,7 @@ void sparse_conv2d_grad_values(const ConvGeometry& geometry, const PatternView& 
     std::fill(grad_values, grad_values + p.nnz, T(0));
     return;
   }
-  if (!getenv("NOIP") && suits_in_place(g, input, grad)) {
+  if (correlates_in_place(g, p.nnz) && suits_in_place(g, input, grad)) {
     const auto plan = in_place_plan<Pass::kWeightGradient, T>(g, p, parallel);
     InPlaceCorrelate<T> pass;
     pass.map = &plan->map;
