@@ -19,6 +19,8 @@ struct ListWork {
   int64_t row_begin, row_end;  // y points to row_begin's grid
 };
 
+constexpr int64_t kDigestWords = 64;  // a block of digest's
+
 template <typename T>
 struct KernelTable {
   int64_t lanes;  // elements of a vector
@@ -52,6 +54,10 @@ struct KernelTable {
 
   // `steps` multiply-adds of every one of `lanes` elements of up to 16 vectors; their operations.
   double (*multiply_adds)(T* lanes, T factor, T term, int64_t steps);
+
+  // Blocks of words into the chains of a fingerprint, one for two words of a block; the same on
+  // every instruction set.
+  void (*digest)(const int32_t* words, int64_t blocks, uint64_t* chains);
 };
 
 // The table in use: the best the CPU has, or what FBCONV_CPU_CAPABILITY=default|avx2|avx512 asks

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 #include <utility>
-#ifdef __AVX2__
+#ifdef __SSE2__
 #include <immintrin.h>
 #endif
 
@@ -20,14 +20,15 @@ namespace {
 // One kernel a file.
 #include "copy.inl"
 #include "correlate.inl"
+#include "digest.inl"
 #include "gather.inl"
 #include "gather_runs.inl"
 #include "peak.inl"
 
 template <typename T>
 constexpr KernelTable<T> table() {
-  return {Vec<T>::kLanes, gather<T>,        gather_runs<T>, correlate<T>,    copy_lines<T>,
-          pack_images<T>, unpack_images<T>, copy<T>,        multiply_adds<T>};
+  return {Vec<T>::kLanes, gather<T>,        gather_runs<T>, correlate<T>,     copy_lines<T>,
+          pack_images<T>, unpack_images<T>, copy<T>,        multiply_adds<T>, digest};
 }
 
 }  // namespace

@@ -1,0 +1,13 @@
+// What a pattern's plans are found by.
+#pragma once
+
+#include "../core/pattern.h"
+
+namespace fbconv {
+
+// Of the shape, the header and the words of one half: equal ones have equal fingerprints, different
+// ones differ for all practical purposes.  Reads as fast as the caches deliver, so that what was
+// derived from a pattern can be looked up by its content in every call.
+Fingerprint fingerprint(const PatternView& pattern, PatternHalf half);
+
+}  // namespace fbconv
