@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from . import planner
+from ._dense_weights import dense_weight
 from ._ops import checks, ops
 from ._ops.call import call, differentiable
 from ._ops.checks import check_basis, composed_shape, conv_output_shape
@@ -80,8 +81,11 @@ def sparse_conv2d(
         backend = _plan(planner.sparse_costs, op, input, geometry, pattern.nnz, training)
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups)
     if backend == "dense":
-        checks.check_sparse_conv2d(input, values, bias, *args)
-        return torch.conv2d(input, pattern.scatter(values), bias, stride, padding, dilation, groups)
+        try:
+            return torch.conv2d(input, _scattered(values, pattern), bias, stride, padding, dilation, groups)
+        except RuntimeError:  # torch's words do not name our arguments, and checks before it would cost more than it
+            checks.check_sparse_conv2d(input, values, bias, *args)
+            raise
     return call(ops.sparse_conv2d.default, (input, values, bias), args)
 
 
@@ -145,9 +149,12 @@ def fb_conv2d(
         backend = _plan(costs, op, input, geometry, pattern.nnz, training, pattern.shape[-1])
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups, basis_axis)
     if backend in ("composed", "dense"):
-        checks.check_fb_conv2d(input, bases, values, bias, *args)
-        weight = compose_filters(pattern.scatter(values), bases, groups=groups, basis_axis=basis_axis)
-        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        try:
+            weight = _composed(values, pattern, basis, groups, basis_axis)
+            return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        except RuntimeError:
+            checks.check_fb_conv2d(input, bases, values, bias, *args)
+            raise
     return call(ops.fb_conv2d.default, (input, bases, values, bias), (*args, backend))
 
 
@@ -202,11 +209,14 @@ def frozen_conv2d(
         training = differentiable(input, values, bias)
         backend = _plan(planner.frozen_costs, op, input, geometry, pattern.nnz, training)
     args = (pattern.packed, stride, padding, dilation, groups)
-    checks.check_frozen_conv2d(input, frozen, values, bias, *args)
-    weight = pattern.scatter(values, frozen.detach())
-    if backend == "dense":
-        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    return call(ops.frozen_conv2d.default, (input, weight, values, bias), args)
+    try:
+        weight = _scattered(values, pattern, frozen)
+        if backend == "dense":
+            return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        return call(ops.frozen_conv2d.default, (input, weight, values, bias), args)
+    except RuntimeError:
+        checks.check_frozen_conv2d(input, frozen, values, bias, *args)
+        raise
 
 
 def sparse_linear(
@@ -239,7 +249,7 @@ def sparse_linear(
         backend = _plan(planner.sparse_costs, op, input, (pattern.shape,), pattern.nnz, training)
     if backend == "dense":
         checks.check_sparse_linear(input, values, bias, pattern.packed, pattern.shape)
-        return torch.nn.functional.linear(input, pattern.scatter(values), bias)
+        return torch.nn.functional.linear(input, _scattered(values, pattern), bias)
     return call(ops.sparse_linear.default, (input, values, bias), (pattern.packed, pattern.shape))
 
 
@@ -282,7 +292,7 @@ def frozen_linear(
         training = differentiable(input, values, bias)
         backend = _plan(planner.frozen_costs, op, input, (pattern.shape,), pattern.nnz, training)
     checks.check_frozen_linear(input, frozen, values, bias, pattern.packed)
-    weight = pattern.scatter(values, frozen.detach())
+    weight = _scattered(values, pattern, frozen)
     if backend == "dense":
         return torch.nn.functional.linear(input, weight, bias)
     return call(ops.frozen_linear.default, (input, weight, values, bias), (pattern.packed,))
@@ -340,6 +350,21 @@ def bases_of_channels(basis: Tensor, weight_shape: Sequence[int], groups: int, b
         return basis.repeat_interleave(out_channels // basis.shape[0], dim=0)[:, None]
     per_input = basis.repeat_interleave(group_inputs * groups // basis.shape[0], dim=0)
     return per_input.unflatten(0, (groups, group_inputs)).repeat_interleave(out_channels // groups, dim=0)
+
+
+def _scattered(values: Tensor, pattern: SparsePattern, frozen: Tensor | None = None) -> Tensor:
+    def scatter() -> Tensor:
+        return pattern.scatter(values, None if frozen is None else frozen.detach())
+
+    return dense_weight(scatter, (values,), (pattern.packed, frozen), pattern.shape)
+
+
+def _composed(values: Tensor, pattern: SparsePattern, basis: Tensor, groups: int, basis_axis: str) -> Tensor:
+    def compose() -> Tensor:
+        bases = basis[None] if basis.dim() == 3 else basis
+        return compose_filters(pattern.scatter(values), bases, groups=groups, basis_axis=basis_axis)
+
+    return dense_weight(compose, (values, basis), (pattern.packed,), pattern.shape, groups, basis_axis)
 
 
 def _pairs(op: str, stride: _Pair, padding: _Pair, dilation: _Pair) -> tuple[tuple[int, int], ...]:

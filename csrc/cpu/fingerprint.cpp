@@ -16,26 +16,31 @@ uint64_t mix(uint64_t a, uint64_t b) {
 constexpr uint64_t kKeys[] = {0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb};
 
 struct Digest {
-  void (*const add)(const int32_t*, int64_t, uint64_t*) = kernels<float>().digest;
+  void (*const add_blocks)(const void*, int64_t, uint64_t*) = kernels<float>().digest;
   uint64_t chains[kDigestWords / 2];
 
   Digest() {
     for (uint64_t i = 0; i < kDigestWords / 2; ++i) chains[i] = mix(kKeys[0] * (i + 1), kKeys[1]);
   }
-  // The last block is filled up with zeros: whoever adds says elsewhere how many words there are.
-  void add_words(const int32_t* words, int64_t count) {
-    const int64_t blocks = count / kDigestWords, rest = count % kDigestWords;
-    add(words, blocks, chains);
+  // The last block is filled up with zeros: whoever adds says elsewhere how much there is.
+  void add(const void* data, int64_t bytes) {
+    constexpr int64_t kBlock = kDigestWords * sizeof(int32_t);
+    const int64_t blocks = bytes / kBlock, rest = bytes % kBlock;
+    add_blocks(data, blocks, chains);
     if (rest == 0) return;
-    int32_t last[kDigestWords] = {};
-    std::memcpy(last, words + blocks * kDigestWords, sizeof(int32_t) * rest);
-    add(last, 1, chains);
+    char last[kBlock] = {};
+    std::memcpy(last, static_cast<const char*>(data) + blocks * kBlock, rest);
+    add_blocks(last, 1, chains);
+  }
+  void add(const int32_t* words, int64_t count) {
+    add(static_cast<const void*>(words), sizeof(int32_t) * count);
   }
   uint64_t fold(uint64_t key) const {
     uint64_t sum = key;
     for (const uint64_t chain : chains) sum = mix(sum ^ chain, key);
     return sum;
   }
+  Fingerprint print() const { return {fold(kKeys[1]), fold(kKeys[2]) | 1}; }
 };
 
 }  // namespace
@@ -46,13 +51,20 @@ Fingerprint fingerprint(const PatternView& p, PatternHalf half) {
       static_cast<int32_t>(p.nnz), static_cast<int32_t>(half)};
   std::memcpy(head + 5, p.row_ptr - kPatternHeader, sizeof(int32_t) * kPatternHeader);
   Digest digest;
-  digest.add_words(head, 5 + kPatternHeader);
+  digest.add(head, 5 + kPatternHeader);
   if (half == PatternHalf::kForward) {
-    digest.add_words(p.row_ptr, p.rows + 1 + p.nnz);  // index follows
+    digest.add(p.row_ptr, p.rows + 1 + p.nnz);  // index follows
   } else {
-    digest.add_words(p.channel_ptr, p.channels + 1 + 2 * p.nnz);  // t_index and t_value follow
+    digest.add(p.channel_ptr, p.channels + 1 + 2 * p.nnz);  // t_index and t_value follow
   }
-  return {digest.fold(kKeys[1]), digest.fold(kKeys[2]) | 1};
+  return digest.print();
+}
+
+Fingerprint fingerprint(const void* data, int64_t bytes) {
+  Digest digest;
+  digest.add(&bytes, sizeof(bytes));
+  digest.add(data, bytes);
+  return digest.print();
 }
 
 }  // namespace fbconv

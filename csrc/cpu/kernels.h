@@ -57,7 +57,7 @@ struct KernelTable {
 
   // Blocks of words into the chains of a fingerprint, one for two words of a block; the same on
   // every instruction set.
-  void (*digest)(const int32_t* words, int64_t blocks, uint64_t* chains);
+  void (*digest)(const void* words, int64_t blocks, uint64_t* chains);
 };
 
 // The table in use: the best the CPU has, or what FBCONV_CPU_CAPABILITY=default|avx2|avx512 asks

@@ -112,6 +112,19 @@ void test_only_words_of_the_half_count(Random& random) {
   }
 }
 
+// Arrays from any byte on, one longer than the other by noughts.
+void test_arrays() {
+  std::vector<char> bytes(1500);
+  for (size_t i = 0; i < 600; ++i) bytes[i] = static_cast<char>(i * 37);
+  Distinct distinct;
+  for (int64_t count = 0; count < 1400; ++count) {
+    distinct.add(fingerprint(bytes.data(), count), std::to_string(count) + " bytes");
+  }
+  const Fingerprint print = fingerprint(bytes.data(), 600);
+  std::copy_backward(bytes.begin(), bytes.begin() + 600, bytes.begin() + 601);
+  CHECK(fingerprint(bytes.data() + 1, 600) == print, "the address does not count");
+}
+
 void test_every_instruction_set_agrees() {
   Random random(5);
   const Fingerprint print = Words(1000, false, random).print(PatternHalf::kTransposed);
@@ -139,6 +152,7 @@ int main() {
   }
   test_lengths(random);
   test_only_words_of_the_half_count(random);
+  test_arrays();
   test_every_instruction_set_agrees();
   return verdict();
 }
