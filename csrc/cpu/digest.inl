@@ -2,7 +2,8 @@
 // which takes two words of a block.
 
 #if defined(__AVX512F__)
-struct Chains {  // masks that keep all: GCC 12 takes the undefined rest of the plain forms for a bug
+// With masks that keep all: GCC 12 warns of what the plain forms leave undefined.
+struct Chains {
   using Type = __m512i;
   static Type load(const char* p) { return _mm512_loadu_si512(p); }
   static Type swap_halves(Type v) { return _mm512_maskz_shuffle_epi32(0xffff, v, _MM_PERM_CDAB); }

@@ -21,14 +21,16 @@ namespace {
 #include "copy.inl"
 #include "correlate.inl"
 #include "digest.inl"
+#include "expand.inl"
 #include "gather.inl"
 #include "gather_runs.inl"
 #include "peak.inl"
 
 template <typename T>
 constexpr KernelTable<T> table() {
-  return {Vec<T>::kLanes, gather<T>,        gather_runs<T>, correlate<T>,     copy_lines<T>,
-          pack_images<T>, unpack_images<T>, copy<T>,        multiply_adds<T>, digest};
+  return {Vec<T>::kLanes,   gather<T>,      gather_runs<T>,   correlate<T>,
+          copy_lines<T>,    pack_images<T>, unpack_images<T>, copy<T>,
+          multiply_adds<T>, expand<T>,      compress<T>,      digest};
 }
 
 }  // namespace
