@@ -27,6 +27,7 @@ from ._ops.checks import check_basis, composed_shape, conv_output_shape
 from .pattern import SparsePattern
 
 _Pair = int | Sequence[int]
+_CONTIGUOUS = torch.contiguous_format
 
 __all__ = ["compose_filters", "fb_conv2d", "frozen_conv2d", "frozen_linear", "sparse_conv2d", "sparse_linear"]
 
@@ -82,7 +83,8 @@ def sparse_conv2d(
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups)
     if backend == "dense":
         try:
-            return torch.conv2d(input, _scattered(values, pattern), bias, stride, padding, dilation, groups)
+            weight = _scattered(values, pattern, layout=_layout(input))
+            return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
         except RuntimeError:  # torch's words do not name our arguments, and checks before it would cost more than it
             checks.check_sparse_conv2d(input, values, bias, *args)
             raise
@@ -150,7 +152,7 @@ def fb_conv2d(
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups, basis_axis)
     if backend in ("composed", "dense"):
         try:
-            weight = _composed(values, pattern, basis, groups, basis_axis)
+            weight = _composed(values, pattern, basis, groups, basis_axis, _layout(input))
             return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
         except RuntimeError:
             checks.check_fb_conv2d(input, bases, values, bias, *args)
@@ -210,7 +212,7 @@ def frozen_conv2d(
         backend = _plan(planner.frozen_costs, op, input, geometry, pattern.nnz, training)
     args = (pattern.packed, stride, padding, dilation, groups)
     try:
-        weight = _scattered(values, pattern, frozen)
+        weight = _scattered(values, pattern, frozen, _layout(input))
         if backend == "dense":
             return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
         return call(ops.frozen_conv2d.default, (input, weight, values, bias), args)
@@ -352,19 +354,30 @@ def bases_of_channels(basis: Tensor, weight_shape: Sequence[int], groups: int, b
     return per_input.unflatten(0, (groups, group_inputs)).repeat_interleave(out_channels // groups, dim=0)
 
 
-def _scattered(values: Tensor, pattern: SparsePattern, frozen: Tensor | None = None) -> Tensor:
+def _scattered(
+    values: Tensor, pattern: SparsePattern, frozen: Tensor | None = None, layout: torch.memory_format = _CONTIGUOUS
+) -> Tensor:
     def scatter() -> Tensor:
-        return pattern.scatter(values, None if frozen is None else frozen.detach())
+        return pattern.scatter(values, None if frozen is None else frozen.detach()).contiguous(memory_format=layout)
 
-    return dense_weight(scatter, (values,), (pattern.packed, frozen), pattern.shape)
+    return dense_weight(scatter, (values,), (pattern.packed, frozen), pattern.shape, layout)
 
 
-def _composed(values: Tensor, pattern: SparsePattern, basis: Tensor, groups: int, basis_axis: str) -> Tensor:
+def _composed(
+    values: Tensor, pattern: SparsePattern, basis: Tensor, groups: int, basis_axis: str, layout: torch.memory_format
+) -> Tensor:
     def compose() -> Tensor:
         bases = basis[None] if basis.dim() == 3 else basis
-        return compose_filters(pattern.scatter(values), bases, groups=groups, basis_axis=basis_axis)
+        weight = compose_filters(pattern.scatter(values), bases, groups=groups, basis_axis=basis_axis)
+        return weight.contiguous(memory_format=layout)
 
-    return dense_weight(compose, (values, basis), (pattern.packed,), pattern.shape, groups, basis_axis)
+    return dense_weight(compose, (values, basis), (pattern.packed,), pattern.shape, groups, basis_axis, layout)
+
+
+def _layout(input: Tensor) -> torch.memory_format:
+    """Of the weight that torch's convolution need not reorder for this input."""
+    channels_last = input.dim() == 4 and input.shape[1] > 1 and input.stride(1) == 1
+    return torch.channels_last if channels_last else _CONTIGUOUS
 
 
 def _pairs(op: str, stride: _Pair, padding: _Pair, dilation: _Pair) -> tuple[tuple[int, int], ...]:

@@ -115,6 +115,18 @@ def test_a_layer_that_is_only_used_is_scattered_once(layer, x, made):
     assert len(made) == count > 0
 
 
+@pytest.mark.parametrize("kind", ["sparse", "frozen", "basis"])
+def test_memory_formats_do_not_mix(kind, generator):
+    layer = KINDS[kind].from_dense(nn.Conv2d(3, 4, 3, padding=1))
+    layer.backend = "dense"
+    x = torch.randn(2, 3, 6, 6, generator=generator)
+    with torch.no_grad():
+        for memory_format in (torch.contiguous_format, torch.channels_last, torch.contiguous_format):
+            output = layer(x.contiguous(memory_format=memory_format))
+            assert output.is_contiguous(memory_format=memory_format)
+            torch.testing.assert_close(output, expected(layer, x))
+
+
 def test_training_scatters_in_every_call(layer, x, made):
     for count in (1, 2):
         layer(x).sum().backward()
