@@ -38,6 +38,9 @@ struct MaskedWork {
   int64_t row_begin, row_end;  // y points to row_begin's
 };
 
+constexpr int64_t kDigestWords = 64;  // a block of digest's
+constexpr int64_t kMaskBits = 16;     // a block of expand's and compress's
+
 template <typename T>
 struct KernelTable {
   int64_t lanes;  // elements of a vector
@@ -79,6 +82,15 @@ struct KernelTable {
 
   // `steps` multiply-adds of every one of `lanes` elements of up to 16 vectors; their operations.
   double (*multiply_adds)(T* lanes, T factor, T term, int64_t steps);
+
+  // Blocks of a dense array, in whose masks the bits say where values go or come from, in order;
+  // elsewhere lies `rest`, or 0 if that is null.
+  void (*expand)(const uint16_t* mask, int64_t blocks, const T* values, const T* rest, T* dense);
+  void (*compress)(const uint16_t* mask, int64_t blocks, const T* dense, T* values);
+
+  // Blocks of words into the chains of a fingerprint, one for two words of a block; the same on
+  // every instruction set.
+  void (*digest)(const void* words, int64_t blocks, uint64_t* chains);
 };
 
 // The table in use: the best the CPU has, or what FBCONV_CPU_CAPABILITY=default|avx2|avx512 asks
