@@ -111,12 +111,13 @@ def contenders(made: Mapping[str, Prepared], images: Tensor, training: bool) -> 
     return found
 
 
-@torch.no_grad()
 def check(name: str, network: nn.Module, compressed: nn.Module, images: Tensor) -> None:
     """Raises unless a network computes, up to rounding, what a compressed one means."""
     dense = fbconv.densify(compressed)
     exact = copy.deepcopy(dense).double()(images.double())
-    error, rounding = (float((output - exact).abs().max()) for output in (network(images), dense(images)))
+    with torch.set_grad_enabled(network.training):  # "auto" may take another backend without gradients
+        outputs = network(images), dense(images)
+    error, rounding = (float((output - exact).detach().abs().max()) for output in outputs)
     if not error <= ROUNDING * rounding:
         raise AssertionError(f"{name}: output is {error:.2g} from the exact one, torch's dense only {rounding:.2g}")
 
