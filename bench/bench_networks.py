@@ -211,7 +211,8 @@ def panel(axes, rows: Sequence[Row]) -> None:
         sparsity, ratio = PAPER
         axes.plot(place(sparsity), ratio, "*", markersize=14, color="black")
         axes.annotate(f"the paper: {ratio:g}x\n(interspace, scipy)", (place(sparsity), ratio), (-9, 0),
-                      textcoords="offset points", ha="right", va="center", fontsize=9)  # fmt: skip
+                      textcoords="offset points", ha="right", va="center", fontsize=9,
+                      bbox={"color": "white", "alpha": 0.8, "pad": 1})  # fmt: skip
         sparsities, ratios = [*sparsities, sparsity], [*ratios, ratio]
     speed_up_axes(axes, sparsities, ratios)
     axes.legend(fontsize=8)
