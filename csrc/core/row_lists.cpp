@@ -131,6 +131,8 @@ void make_blocks(const EntryLists& from, int64_t planes, int64_t block_planes, i
   int32_t* offset = to->offset.reserve(to->entries);
   int32_t* value = to->values_in_order ? nullptr : to->value.reserve(to->entries);
   uint8_t* mask = to->mask.reserve(to->entries);
+  int32_t* first_value = to->first_value.reserve(lists);
+  to->lists_in_order = true;
   std::fill(ptr, ptr + lists + 1, 0);
   const Entry* entries = from.list.data();
   const auto each = [&](const auto& body) {
@@ -148,6 +150,8 @@ void make_blocks(const EntryLists& from, int64_t planes, int64_t block_planes, i
     offset[slot] = static_cast<int32_t>((entries[k].plane - first) * pitch) + entries[k].offset;
     if (value != nullptr) value[slot] = entries[k].value;
     mask[slot] = entries[k].mask < 0 ? kNoMask : static_cast<uint8_t>(entries[k].mask);
+    if (slot == ptr[list]) first_value[list] = entries[k].value;
+    to->lists_in_order &= entries[k].value == first_value[list] + slot - ptr[list];
   });
 }
 

@@ -51,7 +51,8 @@ constexpr uint8_t kNoMask = 255;
 struct RowLists {
   int64_t rows = 0, entries = 0, blocks = 1, block_planes = 0;
   bool values_in_order = true;  // entry k uses value k, else value[k]
-  Buffer<int32_t> ptr, offset, value;
+  bool lists_in_order = true;   // the entries of a list use neighbouring values from first_value on
+  Buffer<int32_t> ptr, offset, value, first_value;
   Buffer<uint8_t> mask;  // of each entry
   bool has_runs = false;
   Buffer<int32_t> run_end;  // where rows that read the same offsets as a row end (find_runs)

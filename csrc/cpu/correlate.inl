@@ -23,11 +23,11 @@ inline typename Vec<T>::Type correlate_entry(const T* source, int64_t x_line,
 template <typename T, int N, typename F>
 __attribute__((always_inline)) inline void add_products(int32_t count, const F& product, T* sums) {
   using V = Vec<T>;
-  typename V::Type products[V::kLanes] = {};
+  typename V::Type products[N];
 #pragma GCC unroll 16
   for (int i = 0; i < N; ++i) products[i] = product(i < count ? i : count - 1);
   const uint16_t mask = static_cast<uint16_t>((1u << count) - 1);
-  V::store_masked(sums, V::load_masked(sums, mask) + V::sum_each(products), mask);
+  V::store_masked(sums, V::load_masked(sums, mask) + V::template sum_each<N>(products), mask);
 }
 
 // The same for any number of sums; product(k) is a vector.
@@ -40,13 +40,15 @@ __attribute__((always_inline)) inline void add_all_products(int32_t count, const
     typename V::Type products[V::kLanes];
 #pragma GCC unroll 16
     for (int i = 0; i < V::kLanes; ++i) products[i] = product(k + i);
-    V::store(sums + k, V::load(sums + k) + V::sum_each(products));
+    V::store(sums + k, V::load(sums + k) + V::template sum_each<V::kLanes>(products));
   }
   const int32_t rest = count - k;
   const auto tail = [&](int i) { return product(k + i); };
   if (rest == 0) return;
-  if (4 * rest <= V::kLanes) {
-    add_products<T, V::kLanes / 4>(rest, tail, sums + k);
+  // Vectors of two lanes have no quarter.
+  constexpr int kQuarter = V::kLanes >= 4 ? V::kLanes / 4 : 1;
+  if (rest <= kQuarter) {
+    add_products<T, kQuarter>(rest, tail, sums + k);
   } else if (2 * rest <= V::kLanes) {
     add_products<T, V::kLanes / 2>(rest, tail, sums + k);
   } else {

@@ -1,7 +1,6 @@
 #include "fb_conv2d_in_place.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <limits>
 
 #include "../core/basis_lists.h"
@@ -29,11 +28,11 @@ struct Plan {
   }
 };
 
-// Bytes of inner rows held at once: what the caches take beside the code.
-int64_t env(const char* n, int64_t d) { return getenv(n) ? atoi(getenv(n)) : d; }
-const int64_t kInnerBytes = env("IB", 256) * 1024;
-const int64_t kLeastSpots = 4, kMostSpots = 16;
-const int64_t kEntriesPerSum = env("EPS", 40);
+// Bytes of inner rows held at once: they share the second cache with the code and the maps.
+constexpr int64_t kInnerBytes = 256 * 1024;
+constexpr int64_t kLeastSpots = 4, kMostInnerSpots = 16;
+constexpr int64_t kEntriesPerSum = 40, kLeastColumns = 54;
+constexpr int64_t kVectorBytes = 64;
 
 // The size of almost equal parts of `count`, about `size` each.
 int64_t equal_part(int64_t count, int64_t size) {
@@ -45,12 +44,12 @@ int64_t equal_part(int64_t count, int64_t size) {
 // sums they load and store.
 void choose_block(int64_t columns, int64_t outer_rows, int64_t entries, Plan* plan) {
   const int64_t worth = kEntriesPerSum * outer_rows * columns / std::max<int64_t>(1, entries);
-  const int64_t least = std::clamp<int64_t>(worth, 54, std::max<int64_t>(54, kInnerBytes / (64 * kLeastSpots)));
+  const int64_t least = std::clamp(worth, kLeastColumns, kInnerBytes / (kVectorBytes * kLeastSpots));
   plan->block = equal_part(columns, least);
 }
 
 int64_t gather_spots(const Plan& plan) {
-  return std::clamp<int64_t>(kInnerBytes / (64 * plan.block), kLeastSpots, kMostSpots);
+  return std::clamp(kInnerBytes / (kVectorBytes * plan.block), kLeastSpots, kMostInnerSpots);
 }
 
 void choose_tiles(const BasisProblem& b, int64_t spots, Plan* plan) {
@@ -80,7 +79,7 @@ void make_forward(const BasisProblem& b, Plan* plan) {
   plan->ready =
       fits_memory(*plan) &&
       plan->first.compile({&taps, b.g.in_channels, x_pitch, plan->pitch, b.g.in_channels,
-                           plan->block, false, plan->map.masks, false}) &&
+                           plan->block, false, plan->map.masks, false, true}) &&
       plan->second.compile({&mix, columns.count, plan->pitch, plan->map.pixels, plan->block,
                             mix.rows, true, plan->map.masks, plan->map.partial()});
 }
@@ -102,7 +101,7 @@ void make_adjoint(const BasisProblem& b, Plan* plan) {
   plan->ready =
       fits_memory(*plan) &&
       plan->first.compile({&taps, b.g.out_channels, x_pitch, plan->pitch, b.g.out_channels,
-                           plan->block, false, plan->map.masks, false}) &&
+                           plan->block, false, plan->map.masks, false, true}) &&
       plan->second.compile({&mix, columns.count, plan->pitch, plan->map.pixels, plan->block,
                             mix.rows, true, plan->map.masks, plan->map.partial()});
 }
@@ -118,12 +117,12 @@ void make_values_gradient(const BasisProblem& b, Plan* plan) {
   make_mix(b.p, columns, &mix);
   plan->rows = mix.rows;
   plan->columns = columns.count;
-  plan->block = equal_part(columns.count, kInnerBytes / (64 * kCorrelatedSpots));
+  plan->block = equal_part(columns.count, kInnerBytes / (kVectorBytes * kCorrelatedSpots));
   choose_tiles(b, kCorrelatedSpots, plan);
   const int64_t x_pitch = plan->tiling.source_pitch(plan->map);
   plan->ready = fits_memory(*plan) &&
                 plan->first.compile({&taps, b.g.in_channels, x_pitch, plan->pitch, b.g.in_channels,
-                                     plan->block, false, plan->map.masks, false});
+                                     plan->block, false, plan->map.masks, false, true});
   make_blocks(mix, columns.count, plan->block, plan->pitch, true, &plan->lists);
   fill_open_masks(plan->map, &plan->lists);
 }
@@ -143,8 +142,8 @@ void make_basis_gradient(const BasisProblem& b, Plan* plan) {
   make_mix_adjoint(b.p, columns, &mix);
   plan->rows = mix.rows;
   plan->columns = columns.count;
-  plan->block = std::min<int64_t>(columns.count, 108);
-  choose_tiles(b, 16, plan);
+  plan->block = equal_part(columns.count, 2 * kLeastColumns);
+  choose_tiles(b, kMostInnerSpots, plan);
   // The gradient is read without shifts, line by line as the source.
   plan->grad_map = plan->map;
   plan->grad_map.source_line = plan->map.line_pixels();
@@ -156,8 +155,8 @@ void make_basis_gradient(const BasisProblem& b, Plan* plan) {
   const int64_t grad_pitch = plan->grad_tiling.copy_pitch;
   plan->ready = fits_memory(*plan) &&
                 plan->first.compile({&mix, b.g.out_channels, grad_pitch, plan->pitch,
-                                     b.g.out_channels, plan->block, false, plan->map.masks,
-                                     false});
+                                     b.g.out_channels, plan->block, false, plan->map.masks, false,
+                                     true});
   make_blocks(taps, b.g.in_channels, b.g.in_channels, plan->tiling.source_pitch(plan->map), false,
               &plan->lists);
   find_runs(&plan->lists);

@@ -29,11 +29,12 @@ void gather_walked(const InPlaceGather<T>& pass, const InPlaceTile& tile, const 
       work.y_row = pass.out.channel_stride;
       work.offset = lists.offset.data();
       work.mask = lists.mask.data();
-      work.value = lists.values_in_order ? nullptr : lists.value.data();
+      work.value = lists.lists_in_order ? nullptr : lists.value.data();
       work.row_begin = begin;
       work.row_end = end;
       for (int64_t block = 0; block < lists.blocks; ++block) {
         work.ptr = lists.block_ptr(block);
+        work.first_value = lists.first_value.data() + block * lists.rows;
         kernels<T>().masked_gather(work, pass.factor.values, pass.bias, block > 0,
                                    to + begin * work.y_row);
       }

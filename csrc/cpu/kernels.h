@@ -33,7 +33,8 @@ struct MaskedWork {
   const int32_t* ptr;
   const int32_t* offset;
   const uint8_t* mask;         // of entries
-  const int32_t* value;        // of entries, null where entry k uses value k
+  const int32_t* value;        // of entries, null where those of a list are neighbours
+  const int32_t* first_value;  // of lists
   const int32_t* run_end;      // where rows that read the same as a row end; for shared values
   int64_t row_begin, row_end;  // y points to row_begin's
 };
@@ -60,7 +61,8 @@ struct KernelTable {
   void (*masked_gather)(const MaskedWork<T>& work, const T* values, const T* bias, bool accumulate,
                         T* y);
   void (*masked_correlate)(const MaskedWork<T>& work, const T* y, T* sums);
-  // Adds the products of entry k, lane by lane, to the vector sums + value[k] * lanes.
+  // Adds the products of entry k, lane by lane, to the vector sums + value[k] * lanes.  A row's
+  // entries have neighbouring values.
   void (*masked_correlate_shared)(const MaskedWork<T>& work, const T* y, T* sums);
 
   // `lines` lines of `vectors` vectors of elements `step` apart; lanes without their bit in mask[v]

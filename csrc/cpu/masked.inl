@@ -36,9 +36,10 @@ __attribute__((always_inline)) inline void masked_gather_row(const MaskedWork<T>
 #pragma GCC unroll 8
     for (int c = 1; c < kChains; ++c) sum[c][p] = typename V::Type{};
   }
+  const T* own = w.value != nullptr ? nullptr : values + w.first_value[row] - w.ptr[row];
   const auto add = [&](int32_t k, int chain) {
     const T* source = x + w.offset[k];
-    const T value = values[w.value != nullptr ? w.value[k] : k];
+    const T value = own != nullptr ? own[k] : values[w.value[k]];
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
       sum[chain][p] += value * masks.load(source + p * w.x_step, p, w.mask[k]);
@@ -124,6 +125,7 @@ void masked_gather(const MaskedWork<T>& w, const T* values, const T* bias, bool 
 }
 
 // Entries that share their values add to whole vectors, whose lanes are summed up at the very end.
+// Those of a row use neighbouring values.
 // G rows that read the same, and E of their entries, at once: each vector of the source is loaded
 // once for all rows, each of the gradients once for all entries.
 template <typename T, int P, int G, int E, Masks kMasks>
@@ -131,16 +133,7 @@ __attribute__((always_inline)) inline void correlate_run(const MaskedWork<T>& w,
                                                          const T* y, SpotMasks<T, kMasks> masks,
                                                          int64_t row, int32_t first, T* sums) {
   using V = Vec<T>;
-  typename V::Type sum[G][E];
-  T* to[G][E];
-#pragma GCC unroll 4
-  for (int g = 0; g < G; ++g) {
-#pragma GCC unroll 9
-    for (int e = 0; e < E; ++e) {
-      to[g][e] = sums + static_cast<int64_t>(w.value[w.ptr[row + g] + first + e]) * V::kLanes;
-      sum[g][e] = typename V::Type{};
-    }
-  }
+  typename V::Type sum[G][E] = {};
   const int32_t* offset = w.offset + w.ptr[row] + first;
   const uint8_t* mask = w.mask + w.ptr[row] + first;
   for (int p = 0; p < P; ++p) {
@@ -158,8 +151,11 @@ __attribute__((always_inline)) inline void correlate_run(const MaskedWork<T>& w,
   }
 #pragma GCC unroll 4
   for (int g = 0; g < G; ++g) {
+    T* to = sums + static_cast<int64_t>(w.value[w.ptr[row + g] + first]) * V::kLanes;
 #pragma GCC unroll 9
-    for (int e = 0; e < E; ++e) V::store(to[g][e], V::load(to[g][e]) + sum[g][e]);
+    for (int e = 0; e < E; ++e) {
+      V::store(to + e * V::kLanes, V::load(to + e * V::kLanes) + sum[g][e]);
+    }
   }
 }
 

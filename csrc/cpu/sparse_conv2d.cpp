@@ -1,8 +1,8 @@
 #include <algorithm>
-#include <cstdlib>
 
 #include "in_place_correlate.h"
 #include "in_place_gather.h"
+#include "in_place_spots.h"
 #include "linear_view.h"
 #include "ops.h"
 #include "passes.h"
@@ -105,7 +105,15 @@ struct InPlacePlan {
 // Patterns are compiled where code is run for so many vectors of the map; else it takes longer to
 // fetch it from memory than to walk lists.
 constexpr int64_t kWorthCompiling = 3;
+constexpr int64_t kSmallMap = 64;  // pixels
 constexpr double kPackedDensity = 0.03;
+constexpr int64_t kWalkedBytes = 8 * 1024;  // of a block of planes: rows come back to them at once
+constexpr int64_t kBlocksAlways = 1 << 20;
+
+bool worth_compiling(const ConvGeometry& g, int64_t element_size, int64_t lanes) {
+  const int64_t vectors = (g.in_h * g.in_w + lanes - 1) / lanes * g.batch;
+  return can_compile_patterns() && element_size == sizeof(float) && vectors >= kWorthCompiling;
+}
 
 enum class Pass { kOutput, kInputGradient, kWeightGradient };
 
@@ -114,11 +122,7 @@ void make_in_place_plan(const Problem& b, Pass pass, InPlacePlan* plan) {
   EntryLists entries;
   const bool adjoint = pass == Pass::kInputGradient;
   const bool correlates = pass == Pass::kWeightGradient;
-  if (correlates && rows_are_vectors(b.g, b.lanes)) {
-    make_padded_taps(b.g, adjoint, b.lanes, &taps, &plan->map);
-  } else {
-    make_in_place_taps(b.g, adjoint, b.lanes, &taps, &plan->map);
-  }
+  make_in_place_taps(b.g, adjoint, b.lanes, &taps, &plan->map);
   if (adjoint) {
     make_adjoint_lists(b.g, b.p, 1, taps, &entries);
   } else {
@@ -130,17 +134,16 @@ void make_in_place_plan(const Problem& b, Pass pass, InPlacePlan* plan) {
   plan->tiling = tile_in_place(map, b.g.batch, b.g.in_channels + b.g.out_channels, b.element_size,
                                b.threads);
   const int64_t x_pitch = plan->tiling.source_pitch(map);
-  const bool compile = !correlates && b.element_size == sizeof(float) &&
-                       map.vectors * b.g.batch >= kWorthCompiling;
+  const bool compile = !correlates && worth_compiling(b.g, b.element_size, b.lanes);
   if (compile && plan->compiled.compile({&entries, planes, x_pitch, map.pixels, planes,
                                          entries.rows, false, map.masks, map.partial()})) {
     return;
   }
   require_reachable(planes, x_pitch);
-  const int64_t spot_bytes = 8 * map.lanes * b.element_size;
-  const int64_t per = correlates ? planes_per_block(planes, spot_bytes, entries.rows, entries.entries,
-                                             map.vectors * b.g.batch, kCorrelateBytes)
-                          : planes;
+  const int64_t spots = correlates ? kCorrelatedSpots : std::min(map.vectors, kWalkedSpots);
+  const int64_t per = planes_per_block(planes, spots * map.lanes * b.element_size, entries.rows,
+                                       entries.entries, kBlocksAlways,
+                                       correlates ? kCorrelateBytes : kWalkedBytes);
   make_blocks(entries, planes, per, x_pitch, false, &plan->lists, correlates ? b.lanes : 1);
   fill_open_masks(map, &plan->lists);
 }
@@ -154,12 +157,25 @@ std::shared_ptr<const InPlacePlan> in_place_plan(const ConvGeometry& g, const Pa
                    [&](InPlacePlan* plan) { make_in_place_plan(problem, pass, plan); });
 }
 
-// Packed copies are aligned, which pays where many entries read them, or where lanes can be images.
-bool correlates_in_place(const ConvGeometry& g, int64_t nnz) {
-  const char* e = getenv("CIP");
-  if (e) return *e == '1';
-  const bool small_batch = g.batch < 16 || g.in_h * g.in_w >= 64;
-  return small_batch && nnz < kPackedDensity * g.out_channels * g.group_inputs() * g.taps();
+// Packed copies are aligned, which pays where many entries read them.
+bool is_sparse(const ConvGeometry& g, int64_t nnz) {
+  return nnz < kPackedDensity * static_cast<double>(g.out_channels * g.group_inputs() * g.taps());
+}
+
+// Whether a gather over these maps is to be done in place: compiled, or on few entries.
+template <typename T>
+bool gathers_in_place(const ConvGeometry& g, int64_t nnz, const MapView<const T>& source,
+                      const MapView<T>& out) {
+  if (!suits_in_place(g, source, read_only(out))) return false;
+  return is_sparse(g, nnz) || worth_compiling(g, sizeof(T), kernels<T>().lanes);
+}
+
+// Lanes of images need no masks: they suit products over large batches of small maps better.
+template <typename T>
+bool correlates_in_place(const ConvGeometry& g, int64_t nnz, const MapView<const T>& source,
+                         const MapView<const T>& grad) {
+  const bool many_small = g.batch >= kernels<T>().lanes && g.in_h * g.in_w < kSmallMap;
+  return !many_small && is_sparse(g, nnz) && suits_in_place(g, source, grad);
 }
 
 template <Pass kind, typename T>
@@ -194,7 +210,7 @@ void sparse_conv2d(const ConvGeometry& geometry, const PatternView& p, MapView<c
                    const T* values, const T* bias, MapView<T> output, const Parallel& parallel) {
   const ConvGeometry g = rows_as_images(geometry);
   if (g.batch == 0) return;
-  if (suits_in_place(g, input, read_only(output))) {
+  if (gathers_in_place(g, p.nnz, input, output)) {
     return gather_in_place<Pass::kOutput>(g, p, input, values, bias, output, parallel);
   }
   thread_local Buffer<T> ordered;
@@ -215,7 +231,7 @@ void sparse_conv2d_grad_input(const ConvGeometry& geometry, const PatternView& p
                               const Parallel& parallel) {
   const ConvGeometry g = rows_as_images(geometry);
   if (g.batch == 0) return;
-  if (suits_in_place(g, grad, read_only(grad_input))) {
+  if (gathers_in_place(g, p.nnz, grad, grad_input)) {
     const T* no_bias = nullptr;
     return gather_in_place<Pass::kInputGradient>(g, p, grad, values, no_bias, grad_input, parallel);
   }
@@ -239,7 +255,7 @@ void sparse_conv2d_grad_values(const ConvGeometry& geometry, const PatternView& 
     std::fill(grad_values, grad_values + p.nnz, T(0));
     return;
   }
-  if (correlates_in_place(g, p.nnz) && suits_in_place(g, input, grad)) {
+  if (correlates_in_place(g, p.nnz, input, grad)) {
     const auto plan = in_place_plan<Pass::kWeightGradient, T>(g, p, parallel);
     InPlaceCorrelate<T> pass;
     pass.map = &plan->map;
