@@ -456,13 +456,14 @@ def _layer_shape(op: str, input_shape: Sequence[int], weight_shape: Sequence[int
     if not geometry:
         return _linear_shape(op, input_shape, weight_shape)
     batch, out_channels, height, width = conv_output_shape(op, input_shape, weight_shape, *geometry)
-    stride, _, dilation, groups = geometry
-    kernel = (weight_shape[2], weight_shape[3])
-    return planner.ConvShape(batch, input_shape[1], out_channels, height, width, kernel, stride, dilation, groups)
+    in_size, kernel = tuple(input_shape[2:]), tuple(weight_shape[2:])
+    return planner.ConvShape(batch, input_shape[1], out_channels, height, width, in_size, kernel, *geometry)
 
 
 def _linear_shape(op: str, input_shape: Sequence[int], weight_shape: Sequence[int]) -> planner.ConvShape:
     """A linear layer as a convolution with the batch along the rows."""
     checks.check_rank(op, "pattern.shape", weight_shape, 2, "(out, in)")
     checks.check_features(op, "input", input_shape, weight_shape[1])
-    return planner.ConvShape(1, weight_shape[1], weight_shape[0], prod(input_shape[:-1]), 1, (1, 1), (1, 1), (1, 1), 1)
+    rows = prod(input_shape[:-1])
+    one, none = (1, 1), (0, 0)
+    return planner.ConvShape(1, weight_shape[1], weight_shape[0], rows, 1, (rows, 1), one, one, none, one, 1)

@@ -1,8 +1,8 @@
 """Which plan ``backend="auto"`` takes: the cheaper one by a small cost model.
 
-The model asks the kernels how many vectors a layer would make them multiply and pack (``_C.effort``), counts what
-torch's dense convolution multiplies and moves, and weighs both with rates fitted to 519 random layers on one core of an
-AVX-512 server; ``bench/bench_planner.py`` measures how well it chooses. The rates are constants, so the same model and
+The model asks the kernels how many vectors a layer would make them multiply and move (``_C.effort``), counts what
+torch's dense convolution multiplies and moves, and weighs both with rates fitted to 250 random layers on one core of an
+AVX-512 server (AMD Zen 4); ``bench/bench_planner.py`` measures how well it chooses. The rates are constants, so the same model and
 input always take the same plan and give the same bits. On CUDA the sparse kernels are not tuned yet, so there ``auto``
 is dense.
 """
@@ -18,13 +18,14 @@ from . import _C
 
 
 class _SparseRates(NamedTuple):
-    """Seconds on one core: for a call, and for every vector multiplied, copied or transposed and every entry."""
+    """Seconds on one core: for a call, for every entry, and for every vector of the three kinds that ``_C.effort``
+    counts."""
 
     call: float
-    multiplied: float
-    copied: float
-    transposed: float
     entry: float
+    first: float
+    second: float
+    third: float
 
 
 class _DenseRates(NamedTuple):
@@ -38,29 +39,38 @@ class _DenseRates(NamedTuple):
     narrow: float
 
 
-_SPARSE_FORWARD = _SparseRates(31e-6, 0.63e-9, 4.5e-9, 16e-9, 1.9e-9)
-_SPARSE_STEP = _SparseRates(392e-6, 1.7e-9, 32e-9, 75e-9, 14e-9)
-_DENSE_FORWARD = _DenseRates(58e-6, 0.020e-9, 1.26e-9, 0.25e-9, 0.22e-9)
-_DENSE_STEP = _DenseRates(389e-6, 0.064e-9, 4.2e-9, 2.4e-9, 0.74e-9)
+_SPARSE_FORWARD = {
+    "compiled": _SparseRates(20e-6, 0.98e-9, 0.23e-9, 1.03e-9, 3.95e-9),
+    "packed": _SparseRates(29e-6, 0, 1.04e-9, 6.8e-9, 15.4e-9),
+}
+_SPARSE_STEP = {
+    "compiled": _SparseRates(165e-6, 12.3e-9, 0.88e-9, 2.7e-9, 20.7e-9),
+    "packed": _SparseRates(189e-6, 2.5e-9, 2.5e-9, 46e-9, 81e-9),
+}
+_DENSE_FORWARD = _DenseRates(41e-6, 0.0195e-9, 0.35e-9, 0.68e-9, 0.037e-9)
+_DENSE_STEP = _DenseRates(250e-6, 0.059e-9, 2.1e-9, 3.6e-9, 0.39e-9)
 # Where the fit is wrong it is so by more for dense layers: taken at its word it misses the best plan more often.
-_SPARSE_TRUST = 0.85
-# Elements of a filter basis share their loads, and the backward pass computes them twice more than it would its
-# coefficients.
-_TAP_MULTIPLY = 0.5
-_FILTER_BASIS_STEP = 2.0
+_SPARSE_TRUST = 0.75
+# The taps of a filter basis against its coefficients: elements share their loads. Mix first computes margins too, on
+# packed maps. The backward pass computes them twice more than it would coefficients alone.
+_BASIS_FIRST_TAP = 0.7
+_MIX_FIRST = 1.9
+_FILTER_BASIS_STEP = 2.1
 
 
 @dataclass(frozen=True)
 class ConvShape:
-    """What a plan's cost depends on; ``height`` and ``width`` are the output's."""
+    """What a plan's cost depends on; ``height`` and ``width`` are the output's, ``in_size`` the input's."""
 
     batch: int
     in_channels: int
     out_channels: int
     height: int
     width: int
+    in_size: tuple[int, int]
     kernel: tuple[int, int]
     stride: tuple[int, int]
+    padding: tuple[int, int]
     dilation: tuple[int, int]
     groups: int
 
@@ -93,19 +103,23 @@ def _dense_cost(shape: ConvShape, rates: _DenseRates) -> float:
 _effort = torch.compiler.assume_constant_result(lambda *sizes: _C.effort(*sizes))
 
 
-def _sparse_cost(shape: ConvShape, entries: float, rates: _SparseRates) -> float:
-    multiplied, copied, transposed = _effort(
-        max(shape.batch, 1),
-        shape.in_channels,
-        shape.out_channels,
-        (max(shape.height, 1), max(shape.width, 1)),
+def _sparse_cost(shape: ConvShape, entries: float, rates: dict[str, _SparseRates]) -> float:
+    if min(shape.batch, shape.height, shape.width) < 1:
+        return rates["packed"].call
+    kind, *efforts = _effort(
+        shape.batch,
+        (shape.in_channels, shape.out_channels),
+        shape.in_size,
         shape.kernel,
         shape.stride,
+        shape.padding,
         shape.dilation,
+        shape.groups,
         entries,
     )
-    moving = copied * rates.copied + transposed * rates.transposed
-    return _SPARSE_TRUST * (rates.call + multiplied * rates.multiplied + moving + entries * rates.entry)
+    call, entry, *each = rates[kind]
+    seconds = call + entry * entries + sum(effort * rate for effort, rate in zip(efforts, each, strict=True))
+    return _SPARSE_TRUST * seconds
 
 
 def cheapest(costs: dict[str, float]) -> str:
@@ -147,10 +161,9 @@ def order_costs(shape: ConvShape, device: str, nnz: int, training: bool, element
     density = nnz / (shape.out_channels * group_inputs * elements)
     inputs = live_columns(shape.in_channels, elements, shape.out_channels // shape.groups, density)
     outputs = live_columns(shape.out_channels, elements, group_inputs, density)
-    # Mix first computes margins and loads them unaligned, so that its taps cost what entries do.
     entries = {
-        "basis_first": nnz + _TAP_MULTIPLY * inputs * shape.taps,
-        "mix_first": 1.5 * (nnz + outputs * shape.taps),
+        "basis_first": nnz + _BASIS_FIRST_TAP * inputs * shape.taps,
+        "mix_first": _MIX_FIRST * (nnz + outputs * shape.taps),
     }
     rates = _SPARSE_STEP if training else _SPARSE_FORWARD
     factor = _FILTER_BASIS_STEP if training else 1

@@ -61,7 +61,7 @@ def test_refuses_what_it_cannot_explain(module, rounds, message):
 
 
 def test_auto_is_sparse_where_almost_nothing_is_kept_and_dense_where_all_is():
-    shape = planner.ConvShape(1, 256, 256, 16, 16, (3, 3), (1, 1), (1, 1), 1)
+    shape = planner.ConvShape(1, 256, 256, 16, 16, (16, 16), (3, 3), (1, 1), (1, 1), (1, 1), 1)
     for training in (False, True):
         assert planner.cheapest(planner.sparse_costs(shape, "cpu", shape.weights // 100, training)) == "sparse"
         assert planner.cheapest(planner.sparse_costs(shape, "cpu", shape.weights, training)) == "dense"

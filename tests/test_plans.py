@@ -106,14 +106,19 @@ def test_many_patterns_come_and_go(generator):
         torch.testing.assert_close(ours, dense(input, values, pattern))
 
 
-def test_effort_counts_vectors_and_refuses_nonsense():
-    sizes = {"batch": 1, "in_channels": 8, "out_channels": 8, "out_size": (16, 16), "kernel": (3, 3)}
-    steps = {"stride": (1, 1), "dilation": (1, 1)}
+@pytest.mark.parametrize("stride", [1, 2])
+def test_effort_counts_vectors_and_refuses_nonsense(stride):
+    sizes = {"batch": 1, "channels": (8, 8), "in_size": (16, 16), "kernel": (3, 3), "padding": (1, 1), "groups": 1}
+    steps = {"stride": (stride, stride), "dilation": (1, 1)}
     few, many = (_C.effort(**sizes, **steps, entries=entries) for entries in (10, 20))
-    assert many[0] == 2 * few[0] > 0
-    assert all(part >= 0 for part in few)
+    assert few[0] == many[0] in ("compiled", "packed")
+    assert stride == 1 or few[0] == "packed"
+    assert many[1] == 2 * few[1] > 0
+    assert all(part >= 0 for part in few[1:])
     with pytest.raises(ValueError, match="sizes must be 1 or more"):
         _C.effort(**sizes | {"batch": 0}, **steps, entries=1)
+    with pytest.raises(ValueError, match="sizes must be 1 or more"):
+        _C.effort(**sizes | {"kernel": (19, 3)}, **steps, entries=1)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16])

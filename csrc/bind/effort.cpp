@@ -1,12 +1,14 @@
-// What the planner asks the kernels' own tiling: how much a layer would make them do.
+// What the planner asks the kernels: how much a layer would make them do.
 #include "effort.h"
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <cmath>
 #include <stdexcept>
 
 #include "../core/tiling.h"
-#include "../cpu/kernels.h"
+#include "../cpu/choices.h"
 #include "../cpu/linear_view.h"
 
 namespace fbconv {
@@ -15,47 +17,58 @@ namespace {
 namespace py = pybind11;
 using Pair = std::pair<int64_t, int64_t>;
 
-py::tuple effort_of(int64_t batch, int64_t in_channels, int64_t out_channels, Pair out, Pair kernel,
-                    Pair stride, Pair dilation, double entries) {
-  const auto in = [](int64_t size, int64_t k, int64_t s, int64_t d) {
-    return (size - 1) * s + d * (k - 1) + 1;
-  };
-  ConvGeometry g{batch,
-                 in_channels,
-                 in(out.first, kernel.first, stride.first, dilation.first),
-                 in(out.second, kernel.second, stride.second, dilation.second),
-                 out_channels,
-                 kernel.first,
-                 kernel.second,
-                 stride.first,
-                 stride.second,
-                 0,
-                 0,
-                 dilation.first,
-                 dilation.second,
-                 1};
-  if (batch < 1 || in_channels < 1 || out_channels < 1 || g.in_h < 1 || g.in_w < 1 ||
-      g.taps() < 1 || stride.first < 1 || stride.second < 1) {
-    throw std::invalid_argument("effort: sizes must be 1 or more");
-  }
-  g = rows_as_images(g);
+// Vectors multiplied, loaded for them, and moved in and out, of a pattern without structure.
+py::tuple compiled_effort(const ConvGeometry& g, double entries) {
+  const int64_t lanes = kernels<float>().lanes;
+  const double vectors =
+      static_cast<double>((g.in_h * g.in_w + lanes - 1) / lanes) * static_cast<double>(g.batch);
+  const double sources = static_cast<double>(g.group_inputs() * g.taps());
+  const double density = std::min(1.0, entries / (sources * static_cast<double>(g.out_channels)));
+  const int64_t blocks = (g.out_channels + kCompiledRows - 1) / kCompiledRows;
+  const double rows = static_cast<double>(g.out_channels) / static_cast<double>(blocks);
+  const double loads = static_cast<double>(blocks) * sources * (1 - std::pow(1 - density, rows));
+  const double maps = static_cast<double>(g.in_channels + g.out_channels);
+  return py::make_tuple("compiled", entries * vectors, loads * vectors, maps * vectors);
+}
+
+// Vectors multiplied, copied into tiles and back, and transposed into them and back.
+py::tuple packed_effort(const ConvGeometry& geometry, double entries) {
+  const ConvGeometry g = rows_as_images(geometry);
   const Sweep sweep = forward_sweep(g);
-  const Workload work{g.batch,      in_channels,   static_cast<int64_t>(entries), 0,
-                      out_channels, sizeof(float), kernels<float>().lanes,        1};
+  const Workload work{g.batch,        g.in_channels, static_cast<int64_t>(entries), 0,
+                      g.out_channels, sizeof(float), kernels<float>().lanes,        1};
   const Lanes kind =
       choose_lanes(sweep, work, {Lanes::kColumns, Lanes::kTaps, Lanes::kImages, Lanes::kPlain});
   const Effort e = effort(sweep, work, kind);
-  return py::make_tuple(e.multiplied, e.copied, e.transposed);
+  return py::make_tuple("packed", e.multiplied, e.copied, e.transposed);
+}
+
+py::tuple effort_of(int64_t batch, Pair channels, Pair in_size, Pair kernel, Pair stride,
+                    Pair padding, Pair dilation, int64_t groups, double entries) {
+  const ConvGeometry g{batch,           channels.first, in_size.first,  in_size.second,
+                       channels.second, kernel.first,   kernel.second,  stride.first,
+                       stride.second,   padding.first,  padding.second, dilation.first,
+                       dilation.second, groups};
+  const bool positive = batch >= 1 && g.in_channels >= 1 && g.out_channels >= 1 && g.in_h >= 1 &&
+                        g.in_w >= 1 && g.taps() >= 1 && g.stride_h >= 1 && g.stride_w >= 1 &&
+                        groups >= 1;
+  if (!positive || g.out_h() < 1 || g.out_w() < 1) {
+    throw std::invalid_argument("effort: sizes must be 1 or more");
+  }
+  const bool compiled =
+      gathers_in_place<float>(g, 0) && worth_compiling(g, sizeof(float), kernels<float>().lanes);
+  return compiled ? compiled_effort(g, entries) : packed_effort(g, entries);
 }
 
 }  // namespace
 
 void bind_effort(py::module_& m) {
-  m.def("effort", &effort_of, py::arg("batch"), py::arg("in_channels"), py::arg("out_channels"),
-        py::arg("out_size"), py::arg("kernel"), py::arg("stride"), py::arg("dilation"),
-        py::arg("entries"),
-        "What a sparse convolution makes the CPU kernels do, in vectors of the instruction set in "
-        "use: (multiply-adds, vectors copied, vectors transposed).");
+  m.def("effort", &effort_of, py::arg("batch"), py::arg("channels"), py::arg("in_size"),
+        py::arg("kernel"), py::arg("stride"), py::arg("padding"), py::arg("dilation"),
+        py::arg("groups"), py::arg("entries"),
+        "What a sparse convolution of contiguous maps makes the CPU kernels do, in vectors of the "
+        "instruction set in use: (\"compiled\", multiply-adds, loads, vectors moved) or "
+        "(\"packed\", multiply-adds, vectors copied, vectors transposed).");
 }
 
 }  // namespace fbconv

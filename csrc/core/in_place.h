@@ -15,11 +15,11 @@ namespace fbconv {
 // The vectors of one image's map, line by line, and which of their lanes each mask lets through.
 struct InPlaceMap {
   int64_t pixels = 0, lanes = 0, vectors = 0;
-  int64_t line_vectors = 1;  // of a line: a row where rows are padded, else a single vector
-  int64_t source_line = 0;   // elements from a line of the source to the next
-  int64_t reach = 0;         // most elements that a tap moves by
-  int64_t reach_lines = 0;   // most rows, where rows are padded
-  int64_t masks = 0;         // that taps use; one more in a row holds the lanes inside the map
+  int64_t line_vectors = 1;     // of a line: a row where rows are padded, else a single vector
+  int64_t source_line = 0;      // elements from a line of the source to the next
+  int64_t reach = 0;            // most elements that a tap moves by
+  int64_t reach_lines = 0;      // most rows, where rows are padded
+  int64_t masks = 0;            // that taps use; one more in a row holds the lanes inside the map
   std::vector<uint16_t> table;  // (vectors, masks + 1)
 
   bool partial() const { return pixels % lanes != 0; }  // the last vector leaves the map

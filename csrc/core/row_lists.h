@@ -60,8 +60,9 @@ struct RowLists {
   const int32_t* block_ptr(int64_t block) const { return ptr.data() + block * rows; }
 };
 
-// Offsets are of planes `pitch` apart; with `restart` each block's first plane lies at 0.  Without it
-// a row's entries move to a neighbouring block where this makes their number a multiple of `group`.
+// Offsets are of planes `pitch` apart; with `restart` each block's first plane lies at 0.  Without
+// it a row's entries move to a neighbouring block where this makes their number a multiple of
+// `group`.
 void make_blocks(const EntryLists& entries, int64_t planes, int64_t block_planes, int64_t pitch,
                  bool restart, RowLists* lists, int64_t group = 1);
 // Finds neighbouring rows with the same offsets, in lists of one block.

@@ -11,7 +11,14 @@
 namespace fbconv {
 
 // Argument registers of the System V calling convention, by their encoding.
-enum class Register : uint8_t { kFirst = 7, kSecond = 6, kThird = 2, kFourth = 1, kFifth = 8, kSixth = 9 };
+enum class Register : uint8_t {
+  kFirst = 7,
+  kSecond = 6,
+  kThird = 2,
+  kFourth = 1,
+  kFifth = 8,
+  kSixth = 9
+};
 
 // Bytes from what a register points to.
 struct Address {

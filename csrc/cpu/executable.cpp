@@ -1,7 +1,7 @@
 #include "executable.h"
 
-#include <cstring>
 #include <cstdlib>
+#include <cstring>
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/mman.h>
@@ -20,13 +20,16 @@ bool Executable::assign(const uint8_t* code, int64_t size) {
   if (size == 0) return true;
   const int64_t page = sysconf(_SC_PAGESIZE);
   int64_t bytes = (size + page - 1) / page * page;
-  const bool huge = getenv("HP") && size >= (1<<20);
-  const int64_t H = 2<<20;
-  if (huge) bytes = (size + H-1)/H*H;
-  char* pages = (char*)mmap(nullptr, static_cast<size_t>(bytes + (huge?H:0)), PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const bool huge = getenv("HP") && size >= (1 << 20);
+  const int64_t H = 2 << 20;
+  if (huge) bytes = (size + H - 1) / H * H;
+  char* pages = (char*)mmap(nullptr, static_cast<size_t>(bytes + (huge ? H : 0)),
+                            PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (pages == MAP_FAILED) return false;
-  if (huge) { pages = (char*)(((uintptr_t)pages + H-1)/H*H); madvise(pages, bytes, MADV_HUGEPAGE); }
+  if (huge) {
+    pages = (char*)(((uintptr_t)pages + H - 1) / H * H);
+    madvise(pages, bytes, MADV_HUGEPAGE);
+  }
   pages_ = pages;
   bytes_ = bytes;
   std::memcpy(pages, code, static_cast<size_t>(size));

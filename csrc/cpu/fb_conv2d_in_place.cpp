@@ -5,6 +5,7 @@
 
 #include "../core/basis_lists.h"
 #include "basis_plan.h"
+#include "choices.h"
 #include "in_place_correlate.h"
 #include "in_place_gather.h"
 #include "in_place_spots.h"
@@ -44,7 +45,8 @@ int64_t equal_part(int64_t count, int64_t size) {
 // sums they load and store.
 void choose_block(int64_t columns, int64_t outer_rows, int64_t entries, Plan* plan) {
   const int64_t worth = kEntriesPerSum * outer_rows * columns / std::max<int64_t>(1, entries);
-  const int64_t least = std::clamp(worth, kLeastColumns, kInnerBytes / (kVectorBytes * kLeastSpots));
+  const int64_t least =
+      std::clamp(worth, kLeastColumns, kInnerBytes / (kVectorBytes * kLeastSpots));
   plan->block = equal_part(columns, least);
 }
 
@@ -153,10 +155,10 @@ void make_basis_gradient(const BasisProblem& b, Plan* plan) {
   plan->grad_tiling.copy_pitch =
       odd_pitch(plan->tiling.images * plan->grad_tiling.copy_image, b.lanes);
   const int64_t grad_pitch = plan->grad_tiling.copy_pitch;
-  plan->ready = fits_memory(*plan) &&
-                plan->first.compile({&mix, b.g.out_channels, grad_pitch, plan->pitch,
-                                     b.g.out_channels, plan->block, false, plan->map.masks, false,
-                                     true});
+  plan->ready =
+      fits_memory(*plan) &&
+      plan->first.compile({&mix, b.g.out_channels, grad_pitch, plan->pitch, b.g.out_channels,
+                           plan->block, false, plan->map.masks, false, true});
   make_blocks(taps, b.g.in_channels, b.g.in_channels, plan->tiling.source_pitch(plan->map), false,
               &plan->lists);
   find_runs(&plan->lists);
@@ -165,11 +167,14 @@ void make_basis_gradient(const BasisProblem& b, Plan* plan) {
 
 using MakePlan = void (*)(const BasisProblem&, Plan*);
 
-template <MakePlan make>
+template <MakePlan make, typename A, typename B>
 std::shared_ptr<const Plan> plan_for(const ConvGeometry& g, const BasisLayout& layout,
-                                     const PatternView& p, const MapView<const float>& a,
-                                     const MapView<const float>& b, const Parallel& parallel) {
-  if (!can_compile_patterns() || p.nnz == 0 || !suits_in_place(g, a, b)) return nullptr;
+                                     const PatternView& p, const MapView<A>& a, const MapView<B>& b,
+                                     const Parallel& parallel) {
+  if (!can_compile_patterns() || p.nnz == 0 || !fits_in_place<float>(g) || !lies_flat(g, a) ||
+      !lies_flat(g, b)) {
+    return nullptr;
+  }
   static PlanCache<Plan> cache;
   const BasisProblem problem = basis_problem<float>(g, layout, p, parallel.threads);
   auto plan = cache.get(problem.key(), [&](Plan* made) { make(problem, made); });
@@ -191,7 +196,7 @@ InPlaceGather<float> outer_pass(const Plan& plan, const ConvGeometry& g, int64_t
 bool fb_conv2d_in_place(const ConvGeometry& g, const BasisLayout& layout, const PatternView& p,
                         MapView<const float> input, const float* basis, const float* values,
                         const float* bias, MapView<float> output, const Parallel& parallel) {
-  const auto plan = plan_for<make_forward>(g, layout, p, input, read_only(output), parallel);
+  const auto plan = plan_for<make_forward>(g, layout, p, input, output, parallel);
   if (plan == nullptr) return false;
   InPlaceProduct pass;
   pass.outer = outer_pass(*plan, g, g.in_channels);
@@ -208,7 +213,7 @@ bool fb_conv2d_grad_input_in_place(const ConvGeometry& g, const BasisLayout& lay
                                    const PatternView& p, MapView<const float> grad,
                                    const float* basis, const float* values,
                                    MapView<float> grad_input, const Parallel& parallel) {
-  const auto plan = plan_for<make_adjoint>(g, layout, p, grad, read_only(grad_input), parallel);
+  const auto plan = plan_for<make_adjoint>(g, layout, p, grad, grad_input, parallel);
   if (plan == nullptr) return false;
   InPlaceProduct pass;
   pass.outer = outer_pass(*plan, g, g.out_channels);

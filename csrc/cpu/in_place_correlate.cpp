@@ -60,8 +60,8 @@ void correlate_basis_tile(const InPlaceBasisCorrelate& pass, int64_t number, flo
   const InPlaceMap& map = *pass.map;
   const InPlaceTile tile = in_place_tile(pass.tiling, map, pass.batch, number);
   const InPlaceTile grad_tile = in_place_tile(pass.grad_tiling, *pass.grad_map, pass.batch, number);
-  const SpotView<const float> x = in_place_source(pass.tiling, map, tile, pass.source,
-                                                  pass.source_channels, &copy, kAlone);
+  const SpotView<const float> x =
+      in_place_source(pass.tiling, map, tile, pass.source, pass.source_channels, &copy, kAlone);
   const SpotView<const float> grad =
       in_place_source(pass.grad_tiling, *pass.grad_map, grad_tile, pass.grad, pass.grad_channels,
                       &grad_copy, kAlone);
@@ -91,8 +91,8 @@ template <typename T>
 void run_in_place(const InPlaceCorrelate<T>& pass, const Parallel& parallel) {
   sum_tiles(*pass.lists, pass.tiling.tiles(), false, parallel, pass.out, pass.lists->entries,
             [&](int64_t number, const Parallel& within, T* sums) {
-              correlate_tile(pass, in_place_tile(pass.tiling, *pass.map, pass.batch, number), within,
-                             sums);
+              correlate_tile(pass, in_place_tile(pass.tiling, *pass.map, pass.batch, number),
+                             within, sums);
             });
 }
 

@@ -5,8 +5,8 @@
 
 namespace fbconv {
 
-// out[value of entry] = sum over the batch of <grad[row], shifted source[channel]>, or with the rows
-// of `inner` in the place of the source: of these a block of the lists exists at a time.
+// out[value of entry] = sum over the batch of <grad[row], shifted source[channel]>, or with the
+// rows of `inner` in the place of the source: of these a block of the lists exists at a time.
 template <typename T>
 struct InPlaceCorrelate {
   const InPlaceMap* map = nullptr;

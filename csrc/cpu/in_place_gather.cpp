@@ -20,8 +20,8 @@ void gather_compiled(const InPlaceGather<float>& pass, const InPlaceTile& tile,
 }
 
 template <typename T>
-void gather_walked(const InPlaceGather<T>& pass, const InPlaceTile& tile, const SpotView<const T>& x,
-                   const Parallel& parallel) {
+void gather_walked(const InPlaceGather<T>& pass, const InPlaceTile& tile,
+                   const SpotView<const T>& x, const Parallel& parallel) {
   const SpotView<T> y = flat_spots(*pass.map, tile, pass.out);
   const RowLists& lists = *pass.factor.lists;
   in_parts(lists.rows, parallel, [&](int64_t begin, int64_t end) {

@@ -16,7 +16,8 @@ void place_spots(const InPlaceMap& map, const InPlaceTile& tile, const SpotView<
   for (int64_t image = 0; image < tile.images; ++image) {
     for (int64_t line = 0; line < tile.lines; ++line) {
       for (int64_t v = 0; v < map.line_vectors; ++v) {
-        spots->push_back({x.offset(image, line, v * map.lanes), y.offset(image, line, v * map.lanes),
+        spots->push_back({x.offset(image, line, v * map.lanes),
+                          y.offset(image, line, v * map.lanes),
                           map.row((tile.line + line) * map.line_vectors + v)});
       }
     }

@@ -1,5 +1,5 @@
-// Rows that are computed for a tile's spots and never leave it: the planes of a second factor, or the
-// gradient rows of a correlation.
+// Rows that are computed for a tile's spots and never leave it: the planes of a second factor, or
+// the gradient rows of a correlation.
 #pragma once
 
 #include "in_place_tiles.h"

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "in_place_tiles.h"
+#include "kernels.h"
 
 namespace fbconv {
 
@@ -11,7 +12,8 @@ namespace fbconv {
 constexpr int64_t kWalkedSpots = 4, kCorrelatedSpots = 8;
 
 // Calls f(work, y) for up to `most` spots at a time: the same line of neighbouring images where
-// these suffice, so that they share their masks, or else neighbouring lines.  `work` lacks its lists.
+// these suffice, so that they share their masks, or else neighbouring lines.  `work` lacks its
+// lists.
 template <typename T, typename Y, typename F>
 void over_spots(const InPlaceMap& map, const InPlaceTile& tile, const SpotView<const T>& x,
                 const SpotView<Y>& y, int64_t most, const F& f) {

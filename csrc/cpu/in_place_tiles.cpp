@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../core/tiling.h"
+#include "kernels.h"
 #include "work_split.h"
 
 namespace fbconv {
@@ -100,8 +101,8 @@ SpotView<const T> in_place_source(const InPlaceTiling& t, const InPlaceMap& map,
   in_parts(channels, parallel, [&](int64_t begin, int64_t end) {
     for (int64_t channel = begin; channel < end; ++channel) {
       for (int64_t i = 0; i < tile.images; ++i) {
-        const T* from = source.data + (tile.image + i) * source.batch_stride +
-                        channel * source.channel_stride;
+        const T* from =
+            source.data + (tile.image + i) * source.batch_stride + channel * source.channel_stride;
         T* to = copy + channel * t.copy_pitch + i * t.copy_image;
         if (map.padded()) {
           copy_padded(map, tile, masks.data(), from, to);

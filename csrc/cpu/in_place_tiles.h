@@ -3,7 +3,6 @@
 
 #include "../core/in_place.h"
 #include "../core/parallel.h"
-#include "kernels.h"
 
 namespace fbconv {
 
@@ -61,20 +60,6 @@ template <typename T>
 bool lies_flat(const ConvGeometry& g, const MapView<T>& map) {
   return map.column_stride == 1 && map.row_stride == g.in_w &&
          map.channel_stride == g.in_h * g.in_w;
-}
-
-template <typename T>
-MapView<const T> read_only(const MapView<T>& map) {
-  return {map.data, map.batch_stride, map.channel_stride, map.row_stride, map.column_stride};
-}
-
-// Whether a pass over these maps can be done in place, and is better done so: few lanes stay empty.
-template <typename T>
-bool suits_in_place(const ConvGeometry& g, const MapView<const T>& a, const MapView<const T>& b) {
-  const int64_t lanes = kernels<T>().lanes, pixels = g.in_h * g.in_w;
-  const bool filled = 4 * pixels >= 3 * ((pixels + lanes - 1) / lanes * lanes);
-  return kernels<T>().masked_gather != nullptr && filled && g.taps() < kMostMasks &&
-         reads_in_place(g) && lies_flat(g, a) && lies_flat(g, b);
 }
 
 }  // namespace fbconv

@@ -3,8 +3,8 @@
 
 #ifdef __AVX512F__
 
-// Which masks spots have: each its own, all the same (they are the same place of several images), or
-// none.
+// Which masks spots have: each its own, all the same (they are the same place of several images),
+// or none.
 enum class Masks { kOwn, kShared, kOpen };
 
 template <typename T, Masks kMasks>
@@ -31,8 +31,8 @@ __attribute__((always_inline)) inline void masked_gather_row(const MaskedWork<T>
   typename V::Type sum[kChains][P];
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p) {
-    sum[0][p] = accumulate ? masks.load(y + p * w.y_step, p, w.own_mask)
-                           : bias - typename V::Type{};
+    sum[0][p] =
+        accumulate ? masks.load(y + p * w.y_step, p, w.own_mask) : bias - typename V::Type{};
 #pragma GCC unroll 8
     for (int c = 1; c < kChains; ++c) sum[c][p] = typename V::Type{};
   }
@@ -108,7 +108,7 @@ void masked_gather_spots(const MaskedWork<T>& w, const T* values, const T* bias,
     for (int64_t row = w.row_begin; row < w.row_end; ++row, to += w.y_row) {
       if (accumulate && w.ptr[row] == w.ptr[row + 1]) continue;
       masked_gather_row<T, P, kMasks>(w, w.x + spot * w.x_step, masks, values, row,
-                                       bias ? bias[row] : T(0), accumulate, to);
+                                      bias ? bias[row] : T(0), accumulate, to);
     }
   });
 }
@@ -193,7 +193,7 @@ void masked_correlate_spots(const MaskedWork<T>& w, const T* y, T* sums) {
   for_spots<8>(w.spots, [&](auto group, int64_t spot) {
     constexpr int P = decltype(group)::value;
     masked_correlate_rows<T, P, kMasks>(w, w.x + spot * w.x_step, y + spot * w.y_step,
-                                         {w.masks + spot * w.mask_step, w.mask_step}, sums);
+                                        {w.masks + spot * w.mask_step, w.mask_step}, sums);
   });
 }
 
@@ -213,7 +213,7 @@ void masked_correlate_shared_spots(const MaskedWork<T>& w, const T* y, T* sums) 
   for_spots<8>(w.spots, [&](auto group, int64_t spot) {
     constexpr int P = decltype(group)::value;
     masked_correlate_shared_rows<T, P, kMasks>(w, w.x + spot * w.x_step, y + spot * w.y_step,
-                                                {w.masks + spot * w.mask_step, w.mask_step}, sums);
+                                               {w.masks + spot * w.mask_step, w.mask_step}, sums);
   });
 }
 

@@ -10,7 +10,6 @@
 namespace fbconv {
 namespace {
 
-constexpr int64_t kRowsAtOnce = 28;  // the other registers hold what was loaded
 // Code that is run for one spot after the other: what the first instruction cache holds, less what
 // its neighbours need.
 constexpr int64_t kChunkBytes = 22 * 1024;
@@ -84,7 +83,7 @@ class CompiledLists::Compiler {
       to_.group_begin_.push_back(to_.row_blocks());
       const int64_t size = std::min(l_.group_rows, rows - first);
       to_.most_group_rows_ = std::max(to_.most_group_rows_, size);
-      const int64_t parts = (size + kRowsAtOnce - 1) / kRowsAtOnce;
+      const int64_t parts = (size + kCompiledRows - 1) / kCompiledRows;
       for (int64_t part = 0; part < parts; ++part) {
         to_.row_blocks_.push_back(
             {first + size * part / parts, first + size * (part + 1) / parts, first});
@@ -214,7 +213,7 @@ class CompiledLists::Compiler {
   }
 
   static constexpr int64_t kFloatBytes = 4, kMaskBytes = 2;
-  static constexpr int kFirstSource = static_cast<int>(kRowsAtOnce);
+  static constexpr int kFirstSource = static_cast<int>(kCompiledRows);
 
   const Listing& l_;
   CompiledLists& to_;

@@ -1,9 +1,10 @@
 // A pattern compiled to AVX-512 code.
 //
-// Rows are taken in blocks whose sums fill the registers.  A block's entries are sorted by what they
-// read, so that each source vector is loaded once for all rows of the block, where lists would load
-// it once for each entry.  Only the pattern is compiled: values stay where they are, in the order of
-// the mask, and are read as broadcast operands, so that training changes them under the same code.
+// Rows are taken in blocks whose sums fill the registers.  A block's entries are sorted by what
+// they read, so that each source vector is loaded once for all rows of the block, where lists would
+// load it once for each entry.  Only the pattern is compiled: values stay where they are, in the
+// order of the mask, and are read as broadcast operands, so that training changes them under the
+// same code.
 #pragma once
 
 #include <vector>
@@ -17,6 +18,9 @@ namespace fbconv {
 // FBCONV_JIT=0.
 bool can_compile_patterns();
 
+// Rows whose sums are held in registers together; the other registers hold what was loaded.
+constexpr int64_t kCompiledRows = 28;
+
 // Row lists and where their operands lie, in floats.
 struct Listing {
   const EntryLists* entries;
@@ -25,9 +29,9 @@ struct Listing {
   int64_t block_planes;     // planes that are worked on together
   int64_t group_rows;       // rows that come into being together: y points to a group's first
   bool x_restarts;          // whether x points to a block's first plane, or to the first of all
-  int64_t masks;        // that entries use; one more follows them if stores are masked
+  int64_t masks;            // that entries use; one more follows them if stores are masked
   bool masked_stores;
-  bool inner = false;   // y is scratch: it has no bias and is in cache
+  bool inner = false;  // y is scratch: it has no bias and is in cache
 };
 
 // One vector of a grid: where it lies from x and from y, and its lanes for each of the masks.

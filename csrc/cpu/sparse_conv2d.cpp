@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "choices.h"
 #include "in_place_correlate.h"
 #include "in_place_gather.h"
 #include "in_place_spots.h"
@@ -24,8 +25,8 @@ struct SparsePlan {
   }
 };
 
-void finish_plan(const EntryLists& entries, int64_t element_size, int64_t block_bytes, int64_t group,
-                 SparsePlan* plan) {
+void finish_plan(const EntryLists& entries, int64_t element_size, int64_t block_bytes,
+                 int64_t group, SparsePlan* plan) {
   const Tiling& t = plan->tiling;
   require_reachable(plan->planes.count, t.plane);
   const int64_t per = planes_per_block(plan->planes.count, step_bytes(plan->sweep, t, element_size),
@@ -62,9 +63,13 @@ void make_forward_plan(const Problem& b, std::initializer_list<Lanes> kinds, boo
               correlates ? b.lanes : 1, plan);
 }
 
-void make_output_plan(const Problem& b, SparsePlan* plan) { make_forward_plan(b, kAll, false, plan); }
+void make_output_plan(const Problem& b, SparsePlan* plan) {
+  make_forward_plan(b, kAll, false, plan);
+}
 // Correlations multiply all lanes, so that lanes beyond a line must hold zeros.
-void make_weight_plan(const Problem& b, SparsePlan* plan) { make_forward_plan(b, kAligned, true, plan); }
+void make_weight_plan(const Problem& b, SparsePlan* plan) {
+  make_forward_plan(b, kAligned, true, plan);
+}
 
 void make_adjoint_plan(const Problem& b, SparsePlan* plan) {
   plan->sweep = adjoint_sweep(b.g);
@@ -102,18 +107,8 @@ struct InPlacePlan {
   }
 };
 
-// Patterns are compiled where code is run for so many vectors of the map; else it takes longer to
-// fetch it from memory than to walk lists.
-constexpr int64_t kWorthCompiling = 3;
-constexpr int64_t kSmallMap = 64;  // pixels
-constexpr double kPackedDensity = 0.03;
 constexpr int64_t kWalkedBytes = 8 * 1024;  // of a block of planes: rows come back to them at once
 constexpr int64_t kBlocksAlways = 1 << 20;
-
-bool worth_compiling(const ConvGeometry& g, int64_t element_size, int64_t lanes) {
-  const int64_t vectors = (g.in_h * g.in_w + lanes - 1) / lanes * g.batch;
-  return can_compile_patterns() && element_size == sizeof(float) && vectors >= kWorthCompiling;
-}
 
 enum class Pass { kOutput, kInputGradient, kWeightGradient };
 
@@ -131,8 +126,8 @@ void make_in_place_plan(const Problem& b, Pass pass, InPlacePlan* plan) {
   const InPlaceMap& map = plan->map;
   const int64_t planes = adjoint ? b.g.out_channels : b.g.in_channels;
   plan->rows = entries.rows;
-  plan->tiling = tile_in_place(map, b.g.batch, b.g.in_channels + b.g.out_channels, b.element_size,
-                               b.threads);
+  plan->tiling =
+      tile_in_place(map, b.g.batch, b.g.in_channels + b.g.out_channels, b.element_size, b.threads);
   const int64_t x_pitch = plan->tiling.source_pitch(map);
   const bool compile = !correlates && worth_compiling(b.g, b.element_size, b.lanes);
   if (compile && plan->compiled.compile({&entries, planes, x_pitch, map.pixels, planes,
@@ -141,9 +136,9 @@ void make_in_place_plan(const Problem& b, Pass pass, InPlacePlan* plan) {
   }
   require_reachable(planes, x_pitch);
   const int64_t spots = correlates ? kCorrelatedSpots : std::min(map.vectors, kWalkedSpots);
-  const int64_t per = planes_per_block(planes, spots * map.lanes * b.element_size, entries.rows,
-                                       entries.entries, kBlocksAlways,
-                                       correlates ? kCorrelateBytes : kWalkedBytes);
+  const int64_t per =
+      planes_per_block(planes, spots * map.lanes * b.element_size, entries.rows, entries.entries,
+                       kBlocksAlways, correlates ? kCorrelateBytes : kWalkedBytes);
   make_blocks(entries, planes, per, x_pitch, false, &plan->lists, correlates ? b.lanes : 1);
   fill_open_masks(map, &plan->lists);
 }
@@ -155,27 +150,6 @@ std::shared_ptr<const InPlacePlan> in_place_plan(const ConvGeometry& g, const Pa
   const Problem problem{g, p, sizeof(T), kernels<T>().lanes, parallel.threads};
   return cache.get(problem.key(),
                    [&](InPlacePlan* plan) { make_in_place_plan(problem, pass, plan); });
-}
-
-// Packed copies are aligned, which pays where many entries read them.
-bool is_sparse(const ConvGeometry& g, int64_t nnz) {
-  return nnz < kPackedDensity * static_cast<double>(g.out_channels * g.group_inputs() * g.taps());
-}
-
-// Whether a gather over these maps is to be done in place: compiled, or on few entries.
-template <typename T>
-bool gathers_in_place(const ConvGeometry& g, int64_t nnz, const MapView<const T>& source,
-                      const MapView<T>& out) {
-  if (!suits_in_place(g, source, read_only(out))) return false;
-  return is_sparse(g, nnz) || worth_compiling(g, sizeof(T), kernels<T>().lanes);
-}
-
-// Lanes of images need no masks: they suit products over large batches of small maps better.
-template <typename T>
-bool correlates_in_place(const ConvGeometry& g, int64_t nnz, const MapView<const T>& source,
-                         const MapView<const T>& grad) {
-  const bool many_small = g.batch >= kernels<T>().lanes && g.in_h * g.in_w < kSmallMap;
-  return !many_small && is_sparse(g, nnz) && suits_in_place(g, source, grad);
 }
 
 template <Pass kind, typename T>
@@ -210,7 +184,7 @@ void sparse_conv2d(const ConvGeometry& geometry, const PatternView& p, MapView<c
                    const T* values, const T* bias, MapView<T> output, const Parallel& parallel) {
   const ConvGeometry g = rows_as_images(geometry);
   if (g.batch == 0) return;
-  if (gathers_in_place(g, p.nnz, input, output)) {
+  if (gathers_in_place<T>(g, p.nnz) && lies_flat(g, input) && lies_flat(g, output)) {
     return gather_in_place<Pass::kOutput>(g, p, input, values, bias, output, parallel);
   }
   thread_local Buffer<T> ordered;
@@ -231,7 +205,7 @@ void sparse_conv2d_grad_input(const ConvGeometry& geometry, const PatternView& p
                               const Parallel& parallel) {
   const ConvGeometry g = rows_as_images(geometry);
   if (g.batch == 0) return;
-  if (gathers_in_place(g, p.nnz, grad, grad_input)) {
+  if (gathers_in_place<T>(g, p.nnz) && lies_flat(g, grad) && lies_flat(g, grad_input)) {
     const T* no_bias = nullptr;
     return gather_in_place<Pass::kInputGradient>(g, p, grad, values, no_bias, grad_input, parallel);
   }
@@ -255,7 +229,7 @@ void sparse_conv2d_grad_values(const ConvGeometry& geometry, const PatternView& 
     std::fill(grad_values, grad_values + p.nnz, T(0));
     return;
   }
-  if (correlates_in_place(g, p.nnz, input, grad)) {
+  if (correlates_in_place<T>(g, p.nnz) && lies_flat(g, input) && lies_flat(g, grad)) {
     const auto plan = in_place_plan<Pass::kWeightGradient, T>(g, p, parallel);
     InPlaceCorrelate<T> pass;
     pass.map = &plan->map;
