@@ -228,7 +228,7 @@ void test_limits() {
                                  kHighest + 1, int64_t{1} << 32, int64_t{1} << 40}) {
       Emitter emitter;
       emit(&emitter, {Register::kThird, offset});
-      emit(&emitter, {Register::kThird, 0});
+      emit(&emitter, {Register::kThird, 100001});
       CHECK(emitter.fits() == (offset >= kLowest && offset <= kHighest), std::to_string(offset));
     }
   }

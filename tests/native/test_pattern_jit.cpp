@@ -29,6 +29,7 @@ struct Lists {
   int64_t masks;
   bool masked_stores;
   int64_t spots;
+  int64_t reach = 20;  // of entries, to both sides
 };
 
 std::vector<Lists> list_cases() {
@@ -56,6 +57,7 @@ std::vector<Lists> list_cases() {
       {"uneven groups", 61, 8, 6, 8, 29, false, 2, true, 3},
       {"groups of one row", 5, 8, 6, 8, 1, false, 0, true, 3},
       {"groups and blocks", 61, 24, 12, 5, 30, true, 2, true, 3},
+      {"one place under many masks", 20, 1, 9, 1, 20, false, 7, false, 3, 0},
       {"255 masks", 20, 8, 60, 8, 20, false, 255, true, 2},
       {"many spots", 12, 8, 6, 8, 12, false, 2, true, 70},
   };
@@ -70,10 +72,8 @@ struct Work {
   std::vector<uint16_t> masks;  // (spots, masks + 1)
   std::vector<Spot> spots;
 
-  static constexpr int64_t kReach = 20;  // of entries, to both sides
-
   Work(const Lists& given, Random& random) : c(given) {
-    x_pitch = c.spots * kLanes + 2 * kReach + random() % 30;
+    x_pitch = c.spots * kLanes + 2 * c.reach + random() % 30;
     y_pitch = c.spots * kLanes + random() % 30;
     make_entries(random);
     x = random_dense(random, std::max<int64_t>(1, c.planes) * x_pitch + kLanes);
@@ -84,7 +84,7 @@ struct Work {
     for (int64_t i = 0; i < c.spots; ++i) {
       // Spots of y lie in another order than those of x.
       spots.push_back(
-          {kReach + i * kLanes, (c.spots - 1 - i) * kLanes, masks.data() + i * (c.masks + 1)});
+          {c.reach + i * kLanes, (c.spots - 1 - i) * kLanes, masks.data() + i * (c.masks + 1)});
     }
   }
 
@@ -101,7 +101,7 @@ struct Work {
       const bool emptied = c.entries_per_row < 1 && row % 3 == 0;
       const int64_t count = emptied ? 0 : static_cast<int64_t>(std::ceil(c.entries_per_row));
       for (int64_t k = 0; k < count; ++k) {
-        const int64_t offset = static_cast<int64_t>(random() % (2 * kReach + 1)) - kReach;
+        const int64_t offset = static_cast<int64_t>(random() % (2 * c.reach + 1)) - c.reach;
         list.push_back({static_cast<int32_t>(random() % c.planes), static_cast<int32_t>(offset),
                         static_cast<int32_t>(random() % value_count),
                         static_cast<int32_t>(random() % (c.masks + 1)) - 1});
