@@ -20,12 +20,14 @@ import torch
 from torch import Tensor
 
 from . import planner
+from ._dense_weights import dense_weight
 from ._ops import checks, ops
 from ._ops.call import call, differentiable
 from ._ops.checks import check_basis, composed_shape, conv_output_shape
 from .pattern import SparsePattern
 
 _Pair = int | Sequence[int]
+_CONTIGUOUS = torch.contiguous_format
 
 __all__ = ["compose_filters", "fb_conv2d", "frozen_conv2d", "frozen_linear", "sparse_conv2d", "sparse_linear"]
 
@@ -80,8 +82,12 @@ def sparse_conv2d(
         backend = _plan(planner.sparse_costs, op, input, geometry, pattern.nnz, training)
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups)
     if backend == "dense":
-        checks.check_sparse_conv2d(input, values, bias, *args)
-        return torch.conv2d(input, pattern.scatter(values), bias, stride, padding, dilation, groups)
+        try:
+            weight = _scattered(values, pattern, layout=_layout(input))
+            return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        except RuntimeError:  # torch's words do not name our arguments, and checks before it would cost more than it
+            checks.check_sparse_conv2d(input, values, bias, *args)
+            raise
     return call(ops.sparse_conv2d.default, (input, values, bias), args)
 
 
@@ -145,9 +151,12 @@ def fb_conv2d(
         backend = _plan(costs, op, input, geometry, pattern.nnz, training, pattern.shape[-1])
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups, basis_axis)
     if backend in ("composed", "dense"):
-        checks.check_fb_conv2d(input, bases, values, bias, *args)
-        weight = compose_filters(pattern.scatter(values), bases, groups=groups, basis_axis=basis_axis)
-        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        try:
+            weight = _composed(values, pattern, basis, groups, basis_axis, _layout(input))
+            return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        except RuntimeError:
+            checks.check_fb_conv2d(input, bases, values, bias, *args)
+            raise
     return call(ops.fb_conv2d.default, (input, bases, values, bias), (*args, backend))
 
 
@@ -202,11 +211,14 @@ def frozen_conv2d(
         training = differentiable(input, values, bias)
         backend = _plan(planner.frozen_costs, op, input, geometry, pattern.nnz, training)
     args = (pattern.packed, stride, padding, dilation, groups)
-    checks.check_frozen_conv2d(input, frozen, values, bias, *args)
-    weight = pattern.scatter(values, frozen.detach())
-    if backend == "dense":
-        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    return call(ops.frozen_conv2d.default, (input, weight, values, bias), args)
+    try:
+        weight = _scattered(values, pattern, frozen, _layout(input))
+        if backend == "dense":
+            return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+        return call(ops.frozen_conv2d.default, (input, weight, values, bias), args)
+    except RuntimeError:
+        checks.check_frozen_conv2d(input, frozen, values, bias, *args)
+        raise
 
 
 def sparse_linear(
@@ -239,7 +251,7 @@ def sparse_linear(
         backend = _plan(planner.sparse_costs, op, input, (pattern.shape,), pattern.nnz, training)
     if backend == "dense":
         checks.check_sparse_linear(input, values, bias, pattern.packed, pattern.shape)
-        return torch.nn.functional.linear(input, pattern.scatter(values), bias)
+        return torch.nn.functional.linear(input, _scattered(values, pattern), bias)
     return call(ops.sparse_linear.default, (input, values, bias), (pattern.packed, pattern.shape))
 
 
@@ -282,7 +294,7 @@ def frozen_linear(
         training = differentiable(input, values, bias)
         backend = _plan(planner.frozen_costs, op, input, (pattern.shape,), pattern.nnz, training)
     checks.check_frozen_linear(input, frozen, values, bias, pattern.packed)
-    weight = pattern.scatter(values, frozen.detach())
+    weight = _scattered(values, pattern, frozen)
     if backend == "dense":
         return torch.nn.functional.linear(input, weight, bias)
     return call(ops.frozen_linear.default, (input, weight, values, bias), (pattern.packed,))
@@ -340,6 +352,32 @@ def bases_of_channels(basis: Tensor, weight_shape: Sequence[int], groups: int, b
         return basis.repeat_interleave(out_channels // basis.shape[0], dim=0)[:, None]
     per_input = basis.repeat_interleave(group_inputs * groups // basis.shape[0], dim=0)
     return per_input.unflatten(0, (groups, group_inputs)).repeat_interleave(out_channels // groups, dim=0)
+
+
+def _scattered(
+    values: Tensor, pattern: SparsePattern, frozen: Tensor | None = None, layout: torch.memory_format = _CONTIGUOUS
+) -> Tensor:
+    def scatter() -> Tensor:
+        return pattern.scatter(values, None if frozen is None else frozen.detach()).contiguous(memory_format=layout)
+
+    return dense_weight(scatter, (values,), (pattern.packed, frozen), pattern.shape, layout)
+
+
+def _composed(
+    values: Tensor, pattern: SparsePattern, basis: Tensor, groups: int, basis_axis: str, layout: torch.memory_format
+) -> Tensor:
+    def compose() -> Tensor:
+        bases = basis[None] if basis.dim() == 3 else basis
+        weight = compose_filters(pattern.scatter(values), bases, groups=groups, basis_axis=basis_axis)
+        return weight.contiguous(memory_format=layout)
+
+    return dense_weight(compose, (values, basis), (pattern.packed,), pattern.shape, groups, basis_axis, layout)
+
+
+def _layout(input: Tensor) -> torch.memory_format:
+    """Of the weight that torch's convolution need not reorder for this input."""
+    channels_last = input.dim() == 4 and input.shape[1] > 1 and input.stride(1) == 1
+    return torch.channels_last if channels_last else _CONTIGUOUS
 
 
 def _pairs(op: str, stride: _Pair, padding: _Pair, dilation: _Pair) -> tuple[tuple[int, int], ...]:

@@ -2,6 +2,7 @@
 #include <mutex>
 #include <unordered_set>
 
+#include "../cpu/fingerprint.h"
 #include "register.h"
 
 namespace fbconv {

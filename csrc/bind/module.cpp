@@ -6,6 +6,7 @@
 #include "cops.h"
 #include "effort.h"
 #include "fbconv_build_info.h"
+#include "fingerprint.h"
 #include "peak.h"
 
 namespace py = pybind11;
@@ -35,5 +36,6 @@ PYBIND11_MODULE(_C, m) {
         "(FBCONV_CPU_CAPABILITY forces one).");
   fbconv::bind_cops(m);
   fbconv::bind_effort(m);
+  fbconv::bind_fingerprint(m);
   fbconv::bind_peak(m);
 }

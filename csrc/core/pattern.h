@@ -56,11 +56,6 @@ inline PatternView view_pattern(const int32_t* packed, int64_t rows, int64_t cha
 // What a pass is going to read, and hence what has to be true before a kernel may run.
 enum class PatternHalf { kForward, kTransposed };
 
-// Of the shape, the header and the words of one half: equal ones have equal fingerprints, different
-// ones differ for all practical purposes.  Reads as fast as memory delivers, so that what was
-// derived from a pattern can be looked up by its content in every call.
-Fingerprint fingerprint(const PatternView& pattern, PatternHalf half);
-
 // Empty if the words that the pass reads are in range and in order, else what is wrong with them.
 // Kernels take indices on trust, so this runs in front of each of them (one pass over nnz words).
 std::string pattern_error(const int32_t* packed, const PatternView& pattern, PatternHalf half);

@@ -1,17 +1,13 @@
 #include "row_lists.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <tuple>
 #include <vector>
 
 namespace fbconv {
 namespace {
 
-// A block may overflow a first cache of 32 or 48 KB: what the second delivers meanwhile costs less
-// than walking the rows more often.
-static const int64_t kBlockBytes = (getenv("KB") ? atoi(getenv("KB")) : 60) * 1024;
-static const int64_t kRowEntries = getenv("RE") ? atoi(getenv("RE")) : 16;  // fewer in a block don't pay for another pass over y
+constexpr int64_t kRowEntries = 16;  // fewer in a block don't pay for another pass over y
 
 constexpr int64_t kFewVectors = 8;
 
@@ -85,9 +81,9 @@ void EntryLists::resize(int64_t row_count, int64_t entry_count, bool values_in_o
 }
 
 int64_t planes_per_block(int64_t planes, int64_t plane_bytes, int64_t rows, int64_t entries,
-                         int64_t vectors) {
+                         int64_t vectors, int64_t block_bytes) {
   if (vectors < kFewVectors) return std::max<int64_t>(1, planes);
-  const int64_t fit = std::max<int64_t>(1, kBlockBytes / plane_bytes);
+  const int64_t fit = std::max<int64_t>(1, block_bytes / plane_bytes);
   const int64_t worth = kRowEntries * rows * planes / std::max<int64_t>(1, entries);
   const int64_t least = std::max<int64_t>(1, std::max(fit, worth));
   // Blocks of equal size, so that the last is not left with a few.
@@ -104,8 +100,27 @@ int64_t step_bytes(const Sweep& sweep, const Tiling& t, int64_t element_size) {
   return high * wide * t.lanes * element_size;
 }
 
+// Calls f(k, block) for the entries of a row, whose planes rise.
+template <typename F>
+void cut_row(const Entry* entries, int32_t begin, int32_t end, int64_t blocks, int64_t block_planes,
+             int64_t group, const F& f) {
+  int32_t k = begin;
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t last_plane = (block + 1) * block_planes;
+    int32_t last = k;
+    while (last < end && entries[last].plane < last_plane) ++last;
+    const int32_t size = static_cast<int32_t>(group);
+    if (block + 1 == blocks) {
+      last = end;
+    } else if (size > 1) {
+      last = std::min<int32_t>(end, begin + (last - begin + size / 2) / size * size);
+    }
+    for (; k < last; ++k) f(k, block);
+  }
+}
+
 void make_blocks(const EntryLists& from, int64_t planes, int64_t block_planes, int64_t pitch,
-                 bool restart, RowLists* to) {
+                 bool restart, RowLists* to, int64_t group) {
   to->rows = from.rows;
   to->entries = from.entries;
   to->block_planes = block_planes;
@@ -116,27 +131,28 @@ void make_blocks(const EntryLists& from, int64_t planes, int64_t block_planes, i
   int32_t* offset = to->offset.reserve(to->entries);
   int32_t* value = to->values_in_order ? nullptr : to->value.reserve(to->entries);
   uint8_t* mask = to->mask.reserve(to->entries);
+  int32_t* first_value = to->first_value.reserve(lists);
+  to->lists_in_order = true;
   std::fill(ptr, ptr + lists + 1, 0);
-  const int32_t* begin = from.ptr.data();
   const Entry* entries = from.list.data();
-  const int32_t per = static_cast<int32_t>(block_planes);
-  for (int64_t row = 0; row < from.rows; ++row) {
-    for (int32_t k = begin[row]; k < begin[row + 1]; ++k) {
-      ++ptr[entries[k].plane / per * from.rows + row + 1];
+  const auto each = [&](const auto& body) {
+    for (int64_t row = 0; row < from.rows; ++row) {
+      cut_row(entries, from.ptr.data()[row], from.ptr.data()[row + 1], to->blocks, block_planes,
+              group, [&](int32_t k, int64_t block) { body(k, block, block * from.rows + row); });
     }
-  }
+  };
+  each([&](int32_t, int64_t, int64_t list) { ++ptr[list + 1]; });
   for (int64_t i = 0; i < lists; ++i) ptr[i + 1] += ptr[i];
   std::vector<int32_t> cursor(ptr, ptr + lists);
-  for (int64_t row = 0; row < from.rows; ++row) {
-    for (int32_t k = begin[row]; k < begin[row + 1]; ++k) {
-      const int32_t block = entries[k].plane / per;
-      const int64_t first = restart ? block * block_planes : 0;
-      const int32_t slot = cursor[block * from.rows + row]++;
-      offset[slot] = static_cast<int32_t>((entries[k].plane - first) * pitch) + entries[k].offset;
-      if (value != nullptr) value[slot] = entries[k].value;
-      mask[slot] = entries[k].mask < 0 ? kNoMask : static_cast<uint8_t>(entries[k].mask);
-    }
-  }
+  each([&](int32_t k, int64_t block, int64_t list) {
+    const int64_t first = restart ? block * block_planes : 0;
+    const int32_t slot = cursor[list]++;
+    offset[slot] = static_cast<int32_t>((entries[k].plane - first) * pitch) + entries[k].offset;
+    if (value != nullptr) value[slot] = entries[k].value;
+    mask[slot] = entries[k].mask < 0 ? kNoMask : static_cast<uint8_t>(entries[k].mask);
+    if (slot == ptr[list]) first_value[list] = entries[k].value;
+    to->lists_in_order &= entries[k].value == first_value[list] + slot - ptr[list];
+  });
 }
 
 void find_runs(RowLists* lists) {

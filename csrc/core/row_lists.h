@@ -51,7 +51,8 @@ constexpr uint8_t kNoMask = 255;
 struct RowLists {
   int64_t rows = 0, entries = 0, blocks = 1, block_planes = 0;
   bool values_in_order = true;  // entry k uses value k, else value[k]
-  Buffer<int32_t> ptr, offset, value;
+  bool lists_in_order = true;   // the entries of a list use neighbouring values from first_value on
+  Buffer<int32_t> ptr, offset, value, first_value;
   Buffer<uint8_t> mask;  // of each entry
   bool has_runs = false;
   Buffer<int32_t> run_end;  // where rows that read the same offsets as a row end (find_runs)
@@ -59,16 +60,21 @@ struct RowLists {
   const int32_t* block_ptr(int64_t block) const { return ptr.data() + block * rows; }
 };
 
-// Offsets are of planes `pitch` apart; with `restart` each block's first plane lies at 0.
+// Offsets are of planes `pitch` apart; with `restart` each block's first plane lies at 0.  Without it
+// a row's entries move to a neighbouring block where this makes their number a multiple of `group`.
 void make_blocks(const EntryLists& entries, int64_t planes, int64_t block_planes, int64_t pitch,
-                 bool restart, RowLists* lists);
+                 bool restart, RowLists* lists, int64_t group = 1);
 // Finds neighbouring rows with the same offsets, in lists of one block.
 void find_runs(RowLists* lists);
+// Of a block.  A gather's may overflow a first cache of 32 or 48 KB: what the second delivers
+// meanwhile costs less than walking the rows more often, with their sums.
+constexpr int64_t kGatherBytes = 60 * 1024, kCorrelateBytes = 24 * 1024;
+
 // Planes per block for lists of which one step reads `plane_bytes` of every plane: as many as the
 // cache holds, but enough that a row finds several entries in a block.  One block where a list is
 // walked for only a few `vectors` in a call: bringing the values into its order would cost more.
 int64_t planes_per_block(int64_t planes, int64_t plane_bytes, int64_t rows, int64_t entries,
-                         int64_t vectors);
+                         int64_t vectors, int64_t block_bytes = kGatherBytes);
 // What one step of a kernel reads of a source plane.
 int64_t step_bytes(const Sweep& sweep, const Tiling& t, int64_t element_size);
 

@@ -18,6 +18,44 @@ inline typename Vec<T>::Type correlate_entry(const T* source, int64_t x_line,
   return R * C > 1 ? even + odd : even;
 }
 
+// sums[i] += the lanes of product(i), for the first N of a vector of sums, of which `count` are
+// wanted: the others repeat the last, which costs less than to branch.
+template <typename T, int N, typename F>
+__attribute__((always_inline)) inline void add_products(int32_t count, const F& product, T* sums) {
+  using V = Vec<T>;
+  typename V::Type products[N];
+#pragma GCC unroll 16
+  for (int i = 0; i < N; ++i) products[i] = product(i < count ? i : count - 1);
+  const uint16_t mask = static_cast<uint16_t>((1u << count) - 1);
+  V::store_masked(sums, V::load_masked(sums, mask) + V::template sum_each<N>(products), mask);
+}
+
+// The same for any number of sums; product(k) is a vector.
+template <typename T, typename F>
+__attribute__((always_inline)) inline void add_all_products(int32_t count, const F& product,
+                                                            T* sums) {
+  using V = Vec<T>;
+  int32_t k = 0;
+  for (; k + V::kLanes <= count; k += V::kLanes) {
+    typename V::Type products[V::kLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < V::kLanes; ++i) products[i] = product(k + i);
+    V::store(sums + k, V::load(sums + k) + V::template sum_each<V::kLanes>(products));
+  }
+  const int32_t rest = count - k;
+  const auto tail = [&](int i) { return product(k + i); };
+  if (rest == 0) return;
+  // Vectors of two lanes have no quarter.
+  constexpr int kQuarter = V::kLanes >= 4 ? V::kLanes / 4 : 1;
+  if (rest <= kQuarter) {
+    add_products<T, kQuarter>(rest, tail, sums + k);
+  } else if (2 * rest <= V::kLanes) {
+    add_products<T, V::kLanes / 2>(rest, tail, sums + k);
+  } else {
+    add_products<T, V::kLanes>(rest, tail, sums + k);
+  }
+}
+
 template <typename T, int R, int C>
 __attribute__((always_inline)) inline void correlate_step(const T* x, int64_t x_line, const T* y,
                                                           int64_t y_line, const int32_t* offset,
@@ -29,22 +67,9 @@ __attribute__((always_inline)) inline void correlate_step(const T* x, int64_t x_
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) grad[r * C + c] = V::load(y + r * y_line + c * V::kLanes);
   }
-  int32_t k = 0;
-  for (; k + V::kLanes <= count; k += V::kLanes) {
-    typename V::Type products[V::kLanes];
-#pragma GCC unroll 16
-    for (int i = 0; i < V::kLanes; ++i) {
-      products[i] = correlate_entry<T, R, C>(x + offset[k + i], x_line, grad);
-    }
-    V::store(sums + k, V::load(sums + k) + V::sum_each(products));
-  }
-  if (k == count) return;
-  typename V::Type products[V::kLanes] = {};
-  for (int32_t i = 0; k + i < count; ++i) {
-    products[i] = correlate_entry<T, R, C>(x + offset[k + i], x_line, grad);
-  }
-  const uint16_t mask = static_cast<uint16_t>((1u << (count - k)) - 1);
-  V::store_masked(sums + k, V::load_masked(sums + k, mask) + V::sum_each(products), mask);
+  add_all_products<T>(
+      count, [&](int32_t k) { return correlate_entry<T, R, C>(x + offset[k], x_line, grad); },
+      sums);
 }
 
 template <typename T, int R, int C>

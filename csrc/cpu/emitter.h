@@ -39,6 +39,20 @@ class Emitter {
   void multiply_add(int sum, int factor, Address from) {
     evex(k0F38, k66, 0xB8, sum, factor, from, kFloatBytes, {false, false, true});
   }
+  // product = factor * the float at `from`.
+  void multiply(int product, int factor, Address from) {
+    evex(k0F, kNoPrefix, 0x59, product, factor, from, kFloatBytes, {false, false, true});
+  }
+  void zero(int vector) {
+    // vpxord, whose memory operand is a register here.
+    const auto absent = [&](int bit) { return (vector & bit) == 0; };
+    byte(0x62);
+    byte(absent(8) << 7 | absent(16) << 6 | absent(8) << 5 | absent(16) << 4 | k0F);
+    byte((~vector & 15) << 3 | 1 << 2 | k66);
+    byte(2 << 5 | absent(16) << 3);
+    byte(0xEF);
+    byte(0xC0 | (vector & 7) << 3 | (vector & 7));
+  }
   // k1 = the 16 bits at `from`, whose register must be one of the first eight.
   void load_mask(Address from) {
     byte(0xC5);

@@ -1,13 +1,13 @@
 #include "fb_conv2d_in_place.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <limits>
 
 #include "../core/basis_lists.h"
 #include "basis_plan.h"
 #include "in_place_correlate.h"
 #include "in_place_gather.h"
+#include "in_place_spots.h"
 
 namespace fbconv {
 namespace {
@@ -15,8 +15,8 @@ namespace {
 // The two factors of a pass.  Of the first factor's rows a block of columns exists at a time, for a
 // tile's vectors.
 struct Plan {
-  InPlaceMap map;
-  InPlaceTiling tiling;
+  InPlaceMap map, grad_map;
+  InPlaceTiling tiling, grad_tiling;
   int64_t rows = 0, columns = 0, block = 0, pitch = 0;
   CompiledLists first, second;
   RowLists lists;  // of the products in parameter gradients
@@ -28,26 +28,34 @@ struct Plan {
   }
 };
 
-// Bytes of inner rows held at once: what the caches take beside the code.
-int64_t env(const char* n, int64_t d) { return getenv(n) ? atoi(getenv(n)) : d; }
-const int64_t kInnerBytes = env("IB", 64) * 1024;
-const int64_t kLeastSpots = 4, kMostSpots = 16;
-const int64_t kEntriesPerSum = env("EPS", 10);
+// Bytes of inner rows held at once: they share the second cache with the code and the maps.
+constexpr int64_t kInnerBytes = 256 * 1024;
+constexpr int64_t kLeastSpots = 4, kMostInnerSpots = 16;
+constexpr int64_t kEntriesPerSum = 40, kLeastColumns = 54;
+constexpr int64_t kVectorBytes = 64;
+
+// The size of almost equal parts of `count`, about `size` each.
+int64_t equal_part(int64_t count, int64_t size) {
+  const int64_t parts = std::max<int64_t>(1, count / size);
+  return std::max<int64_t>(1, (count + parts - 1) / parts);
+}
 
 // Columns that are brought into being together: enough that the outer rows' entries outnumber the
 // sums they load and store.
 void choose_block(int64_t columns, int64_t outer_rows, int64_t entries, Plan* plan) {
   const int64_t worth = kEntriesPerSum * outer_rows * columns / std::max<int64_t>(1, entries);
-  const int64_t least = std::clamp<int64_t>(worth, 54, std::max<int64_t>(54, kInnerBytes / (64 * kLeastSpots)));
-  const int64_t blocks = std::max<int64_t>(1, columns / least);
-  plan->block = std::max<int64_t>(1, (columns + blocks - 1) / blocks);
+  const int64_t least = std::clamp(worth, kLeastColumns, kInnerBytes / (kVectorBytes * kLeastSpots));
+  plan->block = equal_part(columns, least);
 }
 
-void choose_tiles(const BasisProblem& b, Plan* plan) {
-  const int64_t spots = std::clamp<int64_t>(kInnerBytes / (64 * plan->block), kLeastSpots, kMostSpots);
+int64_t gather_spots(const Plan& plan) {
+  return std::clamp(kInnerBytes / (kVectorBytes * plan.block), kLeastSpots, kMostInnerSpots);
+}
+
+void choose_tiles(const BasisProblem& b, int64_t spots, Plan* plan) {
   plan->tiling = tile_in_place(plan->map, b.g.batch, b.g.in_channels + b.g.out_channels,
                                b.element_size, b.threads, spots);
-  plan->pitch = (plan->tiling.spots() | 1) * plan->map.lanes;
+  plan->pitch = (plan->tiling.spots(plan->map) | 1) * plan->map.lanes;
 }
 
 bool fits_memory(const Plan& plan) {
@@ -66,12 +74,12 @@ void make_forward(const BasisProblem& b, Plan* plan) {
   plan->rows = mix.rows;
   plan->columns = columns.count;
   choose_block(columns.count, mix.rows, mix.entries, plan);
-  choose_tiles(b, plan);
+  choose_tiles(b, gather_spots(*plan), plan);
   const int64_t x_pitch = plan->tiling.source_pitch(plan->map);
   plan->ready =
       fits_memory(*plan) &&
       plan->first.compile({&taps, b.g.in_channels, x_pitch, plan->pitch, b.g.in_channels,
-                           plan->block, false, plan->map.masks, false}) &&
+                           plan->block, false, plan->map.masks, false, true}) &&
       plan->second.compile({&mix, columns.count, plan->pitch, plan->map.pixels, plan->block,
                             mix.rows, true, plan->map.masks, plan->map.partial()});
 }
@@ -88,12 +96,12 @@ void make_adjoint(const BasisProblem& b, Plan* plan) {
   plan->rows = mix.rows;
   plan->columns = columns.count;
   choose_block(columns.count, mix.rows, mix.entries, plan);
-  choose_tiles(b, plan);
+  choose_tiles(b, gather_spots(*plan), plan);
   const int64_t x_pitch = plan->tiling.source_pitch(plan->map);
   plan->ready =
       fits_memory(*plan) &&
       plan->first.compile({&taps, b.g.out_channels, x_pitch, plan->pitch, b.g.out_channels,
-                           plan->block, false, plan->map.masks, false}) &&
+                           plan->block, false, plan->map.masks, false, true}) &&
       plan->second.compile({&mix, columns.count, plan->pitch, plan->map.pixels, plan->block,
                             mix.rows, true, plan->map.masks, plan->map.partial()});
 }
@@ -109,12 +117,12 @@ void make_values_gradient(const BasisProblem& b, Plan* plan) {
   make_mix(b.p, columns, &mix);
   plan->rows = mix.rows;
   plan->columns = columns.count;
-  choose_block(columns.count, mix.rows, mix.entries, plan);
-  choose_tiles(b, plan);
+  plan->block = equal_part(columns.count, kInnerBytes / (kVectorBytes * kCorrelatedSpots));
+  choose_tiles(b, kCorrelatedSpots, plan);
   const int64_t x_pitch = plan->tiling.source_pitch(plan->map);
   plan->ready = fits_memory(*plan) &&
                 plan->first.compile({&taps, b.g.in_channels, x_pitch, plan->pitch, b.g.in_channels,
-                                     plan->block, false, plan->map.masks, false});
+                                     plan->block, false, plan->map.masks, false, true});
   make_blocks(mix, columns.count, plan->block, plan->pitch, true, &plan->lists);
   fill_open_masks(plan->map, &plan->lists);
 }
@@ -123,22 +131,35 @@ void make_values_gradient(const BasisProblem& b, Plan* plan) {
 void make_basis_gradient(const BasisProblem& b, Plan* plan) {
   BasisColumns columns;
   EntryLists taps, mix;
-  TapTable table;
+  TapTable table, grad_table;
   make_input_columns(b.g, b.layout, b.p, &columns);
-  make_in_place_taps(b.g, false, b.lanes, &table, &plan->map);
+  if (rows_are_vectors(b.g, b.lanes)) {
+    make_padded_taps(b.g, false, b.lanes, &table, &plan->map);
+  } else {
+    make_in_place_taps(b.g, false, b.lanes, &table, &plan->map);
+  }
   make_column_taps(b.g, columns, table, &taps);
   make_mix_adjoint(b.p, columns, &mix);
   plan->rows = mix.rows;
   plan->columns = columns.count;
-  plan->block = std::min<int64_t>(columns.count, 108);
-  choose_tiles(b, plan);
-  // The gradient is read where it lies: all spots of a tile are of its own map.
+  plan->block = equal_part(columns.count, 2 * kLeastColumns);
+  choose_tiles(b, kMostInnerSpots, plan);
+  // The gradient is read without shifts, line by line as the source.
+  plan->grad_map = plan->map;
+  plan->grad_map.source_line = plan->map.line_pixels();
+  plan->grad_map.reach = plan->grad_map.reach_lines = 0;
+  plan->grad_tiling = plan->tiling;
+  plan->grad_tiling.copy_image = plan->tiling.lines * plan->map.line_pixels();
+  plan->grad_tiling.copy_pitch =
+      odd_pitch(plan->tiling.images * plan->grad_tiling.copy_image, b.lanes);
+  const int64_t grad_pitch = plan->grad_tiling.copy_pitch;
   plan->ready = fits_memory(*plan) &&
-                plan->first.compile({&mix, b.g.out_channels, plan->map.pixels, plan->pitch,
-                                     b.g.out_channels, plan->block, false, plan->map.masks,
-                                     false});
+                plan->first.compile({&mix, b.g.out_channels, grad_pitch, plan->pitch,
+                                     b.g.out_channels, plan->block, false, plan->map.masks, false,
+                                     true});
   make_blocks(taps, b.g.in_channels, b.g.in_channels, plan->tiling.source_pitch(plan->map), false,
               &plan->lists);
+  find_runs(&plan->lists);
   fill_open_masks(plan->map, &plan->lists);
 }
 
@@ -207,7 +228,10 @@ bool fb_conv2d_grad_basis_in_place(const ConvGeometry& g, const BasisLayout& lay
   if (plan == nullptr) return false;
   InPlaceBasisCorrelate pass;
   pass.map = &plan->map;
+  pass.grad_map = &plan->grad_map;
   pass.tiling = plan->tiling;
+  pass.grad_tiling = plan->grad_tiling;
+  pass.grad_channels = g.out_channels;
   pass.batch = g.batch;
   pass.source_channels = g.in_channels;
   pass.source = input;

@@ -23,9 +23,9 @@ void run_in_place(const InPlaceCorrelate<T>& pass, const Parallel& parallel);
 // out[value of entry] = sum over the batch and all entries of that value of <inner[row], shifted
 // source[channel]>, with inner = lists * grad.
 struct InPlaceBasisCorrelate {
-  const InPlaceMap* map = nullptr;
-  InPlaceTiling tiling = {};
-  int64_t batch = 0, source_channels = 0;
+  const InPlaceMap *map = nullptr, *grad_map = nullptr;
+  InPlaceTiling tiling = {}, grad_tiling = {};
+  int64_t batch = 0, source_channels = 0, grad_channels = 0;
   MapView<const float> source = {}, grad = {};
   const RowLists* lists = nullptr;
   InPlaceInner inner = {};

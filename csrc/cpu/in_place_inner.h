@@ -18,14 +18,18 @@ struct InPlaceInner {
 // As many zeros as asked for, the calling thread's own.
 const float* zeros(int64_t count);
 
-// Where a tile's spots lie in maps whose images are x_image and y_image elements apart.  x starts at
-// the tile, y at the batch.
-void place_spots(const InPlaceMap& map, const InPlaceTile& tile, int64_t x_image, int64_t y_image,
-                 std::vector<Spot>* spots);
+// All spots of a tile, as they lie in two maps.
+void place_spots(const InPlaceMap& map, const InPlaceTile& tile, const SpotView<const float>& x,
+                 const SpotView<const float>& y, std::vector<Spot>* spots);
 
-// The rows of a group for spots whose x is placed, in `buffer`.
-const float* compute_inner(const InPlaceInner& inner, const std::vector<Spot>& spots, int64_t lanes,
-                           int64_t group, const float* x, Buffer<float>* buffer,
-                           const Parallel& parallel);
+// Rows of spots without gaps, as inner ones are.
+template <typename T>
+SpotView<T> row_spots(const InPlaceMap& map, const InPlaceTile& tile, T* rows) {
+  return {rows, tile.lines * map.line_pixels(), map.line_pixels()};
+}
+
+// The rows of a group, in `buffer`; spots hold where a tile's lie in the source and in a row.
+const float* compute_inner(const InPlaceInner& inner, const std::vector<Spot>& spots, int64_t group,
+                           const float* source, Buffer<float>* buffer, const Parallel& parallel);
 
 }  // namespace fbconv

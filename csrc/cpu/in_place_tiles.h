@@ -7,16 +7,16 @@
 
 namespace fbconv {
 
-// A tile is either some whole images, or some vectors of one image.
+// A tile is either some whole images, or some lines of one image.
 struct InPlaceTiling {
-  int64_t images, vectors;  // per tile
-  int64_t image_tiles, vector_tiles;
+  int64_t images, lines;  // per tile
+  int64_t image_tiles, line_tiles;
   // Elements between channels of a tile's copy of the source, and between images of one channel; 0
   // where the source itself is read.
   int64_t copy_pitch, copy_image;
 
-  int64_t tiles() const { return image_tiles * vector_tiles; }
-  int64_t spots() const { return images * vectors; }
+  int64_t tiles() const { return image_tiles * line_tiles; }
+  int64_t spots(const InPlaceMap& map) const { return images * lines * map.line_vectors; }
   bool copies() const { return copy_pitch > 0; }
   // Elements between channels of what is read.
   int64_t source_pitch(const InPlaceMap& map) const { return copies() ? copy_pitch : map.pixels; }
@@ -28,23 +28,33 @@ InPlaceTiling tile_in_place(const InPlaceMap& map, int64_t batch, int64_t channe
 
 // One tile's place: first, count.
 struct InPlaceTile {
-  int64_t image, images, vector, vectors;
+  int64_t image, images, line, lines;
 };
 InPlaceTile in_place_tile(const InPlaceTiling& tiling, const InPlaceMap& map, int64_t batch,
                           int64_t number);
 
-// What a tile reads: where its first vector of its first image lies in channel 0, and how far apart
-// vectors of neighbouring images are.
+// A map as a tile's spots see it: where the first of them lies in channel 0, and how far it is to
+// the next image and the next line.
 template <typename T>
-struct InPlaceSource {
-  const T* data;
-  int64_t image_step;
+struct SpotView {
+  T* data;
+  int64_t image_step, line_step;
+
+  int64_t offset(int64_t image, int64_t line, int64_t first) const {
+    return image * image_step + line * line_step + first;
+  }
 };
+// A map that lies flat, from a tile on.
+template <typename T>
+SpotView<T> flat_spots(const InPlaceMap& map, const InPlaceTile& tile, MapView<T> whole) {
+  return {whole.data + tile.image * whole.batch_stride + tile.line * map.line_pixels(),
+          whole.batch_stride, map.line_pixels()};
+}
 // Channels [0, channels) of the source, or of a copy in `buffer`, made by `parallel`.
 template <typename T>
-InPlaceSource<T> in_place_source(const InPlaceTiling& tiling, const InPlaceMap& map,
-                                 const InPlaceTile& tile, MapView<const T> source, int64_t channels,
-                                 Buffer<T>* buffer, const Parallel& parallel);
+SpotView<const T> in_place_source(const InPlaceTiling& tiling, const InPlaceMap& map,
+                                  const InPlaceTile& tile, MapView<const T> source,
+                                  int64_t channels, Buffer<T>* buffer, const Parallel& parallel);
 
 // Whether a map's rows, and its channels, follow each other without a gap.
 template <typename T>

@@ -29,12 +29,18 @@ struct MaskedWork {
   int64_t spots, x_step, y_step, mask_step;
   int64_t y_row;
   uint8_t own_mask;  // the lanes inside the map
+  bool open;         // all masks are full
   const int32_t* ptr;
   const int32_t* offset;
   const uint8_t* mask;         // of entries
-  const int32_t* value;        // of entries, null where entry k uses value k
+  const int32_t* value;        // of entries, null where those of a list are neighbours
+  const int32_t* first_value;  // of lists
+  const int32_t* run_end;      // where rows that read the same as a row end; for shared values
   int64_t row_begin, row_end;  // y points to row_begin's
 };
+
+constexpr int64_t kDigestWords = 64;  // a block of digest's
+constexpr int64_t kMaskBits = 16;     // a block of expand's and compress's
 
 template <typename T>
 struct KernelTable {
@@ -55,7 +61,8 @@ struct KernelTable {
   void (*masked_gather)(const MaskedWork<T>& work, const T* values, const T* bias, bool accumulate,
                         T* y);
   void (*masked_correlate)(const MaskedWork<T>& work, const T* y, T* sums);
-  // Adds the products of entry k, lane by lane, to the vector sums + value[k] * lanes.
+  // Adds the products of entry k, lane by lane, to the vector sums + value[k] * lanes.  A row's
+  // entries have neighbouring values.
   void (*masked_correlate_shared)(const MaskedWork<T>& work, const T* y, T* sums);
 
   // `lines` lines of `vectors` vectors of elements `step` apart; lanes without their bit in mask[v]
@@ -77,6 +84,15 @@ struct KernelTable {
 
   // `steps` multiply-adds of every one of `lanes` elements of up to 16 vectors; their operations.
   double (*multiply_adds)(T* lanes, T factor, T term, int64_t steps);
+
+  // Blocks of a dense array, in whose masks the bits say where values go or come from, in order;
+  // elsewhere lies `rest`, or 0 if that is null.
+  void (*expand)(const uint16_t* mask, int64_t blocks, const T* values, const T* rest, T* dense);
+  void (*compress)(const uint16_t* mask, int64_t blocks, const T* dense, T* values);
+
+  // Blocks of words into the chains of a fingerprint, one for two words of a block; the same on
+  // every instruction set.
+  void (*digest)(const void* words, int64_t blocks, uint64_t* chains);
 };
 
 // The table in use: the best the CPU has, or what FBCONV_CPU_CAPABILITY=default|avx2|avx512 asks

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 #include <utility>
-#ifdef __AVX2__
+#ifdef __SSE2__
 #include <immintrin.h>
 #endif
 
@@ -20,6 +20,8 @@ namespace {
 // One kernel a file.
 #include "copy.inl"
 #include "correlate.inl"
+#include "digest.inl"
+#include "expand.inl"
 #include "gather.inl"
 #include "gather_runs.inl"
 #include "masked.inl"
@@ -42,6 +44,9 @@ constexpr KernelTable<T> table() {
   t.unpack_images = unpack_images<T>;
   t.copy = copy<T>;
   t.multiply_adds = multiply_adds<T>;
+  t.expand = expand<T>;
+  t.compress = compress<T>;
+  t.digest = digest;
   return t;
 }
 

@@ -149,10 +149,14 @@ class CompiledLists::Compiler {
   }
 
   void emit_chunk(const RowBlock& rows, size_t first, size_t last, bool is_first) {
-    std::vector<bool> used(rows.end - rows.begin, is_first);
+    std::vector<bool> used(rows.end - rows.begin, is_first), begun(rows.end - rows.begin, true);
     for (size_t i = first; i < last; ++i) used[operands_[i].row] = true;
-    load_sums(rows, used, is_first);
-    if (is_first) fetch_sums(rows);
+    if (is_first && l_.inner) {
+      begun.assign(begun.size(), false);
+    } else {
+      load_sums(rows, used, is_first);
+      if (is_first) fetch_sums(rows);
+    }
     int32_t mask = -1;
     int loaded = kFirstSource;
     for (size_t i = first; i < last; ++i) {
@@ -162,7 +166,16 @@ class CompiledLists::Compiler {
         loaded = loaded + 1 < Emitter::kVectors ? loaded + 1 : kFirstSource;
         emitter_.load(loaded, {kX, o.x * kFloatBytes}, o.mask >= 0);
       }
-      emitter_.multiply_add(o.row, loaded, {kValues, o.value * kFloatBytes});
+      const Address value{kValues, o.value * kFloatBytes};
+      if (begun[o.row]) {
+        emitter_.multiply_add(o.row, loaded, value);
+      } else {
+        emitter_.multiply(o.row, loaded, value);
+        begun[o.row] = true;
+      }
+    }
+    for (size_t row = 0; row < begun.size(); ++row) {
+      if (!begun[row]) emitter_.zero(static_cast<int>(row));
     }
     store_sums(rows, used);
     emitter_.finish();

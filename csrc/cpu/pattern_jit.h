@@ -25,8 +25,9 @@ struct Listing {
   int64_t block_planes;     // planes that are worked on together
   int64_t group_rows;       // rows that come into being together: y points to a group's first
   bool x_restarts;          // whether x points to a block's first plane, or to the first of all
-  int64_t masks;       // that entries use; one more follows them if stores are masked
+  int64_t masks;        // that entries use; one more follows them if stores are masked
   bool masked_stores;
+  bool inner = false;   // y is scratch: it has no bias and is in cache
 };
 
 // One vector of a grid: where it lies from x and from y, and its lanes for each of the masks.

@@ -1,8 +1,8 @@
 #include <algorithm>
-#include <cstdlib>
 
 #include "in_place_correlate.h"
 #include "in_place_gather.h"
+#include "in_place_spots.h"
 #include "linear_view.h"
 #include "ops.h"
 #include "passes.h"
@@ -24,12 +24,13 @@ struct SparsePlan {
   }
 };
 
-void finish_plan(const EntryLists& entries, int64_t element_size, SparsePlan* plan) {
+void finish_plan(const EntryLists& entries, int64_t element_size, int64_t block_bytes, int64_t group,
+                 SparsePlan* plan) {
   const Tiling& t = plan->tiling;
   require_reachable(plan->planes.count, t.plane);
   const int64_t per = planes_per_block(plan->planes.count, step_bytes(plan->sweep, t, element_size),
-                                       entries.rows, entries.entries, t.vectors());
-  make_blocks(entries, plan->planes.count, per, t.plane, false, &plan->lists);
+                                       entries.rows, entries.entries, t.vectors(), block_bytes);
+  make_blocks(entries, plan->planes.count, per, t.plane, false, &plan->lists, group);
 }
 
 // What plans are made for.
@@ -47,7 +48,8 @@ struct Problem {
 constexpr auto kAligned = {Lanes::kColumns, Lanes::kTaps, Lanes::kImages};
 constexpr auto kAll = {Lanes::kColumns, Lanes::kTaps, Lanes::kImages, Lanes::kPlain};
 
-void make_forward_plan(const Problem& b, std::initializer_list<Lanes> kinds, SparsePlan* plan) {
+void make_forward_plan(const Problem& b, std::initializer_list<Lanes> kinds, bool correlates,
+                       SparsePlan* plan) {
   plan->sweep = forward_sweep(b.g);
   const Workload work = b.work(b.g.in_channels, b.g.out_channels);
   plan->tiling = make_tiling(plan->sweep, work, choose_lanes(plan->sweep, work, kinds));
@@ -56,12 +58,13 @@ void make_forward_plan(const Problem& b, std::initializer_list<Lanes> kinds, Spa
   EntryLists entries;
   make_forward_lists(b.g, b.p, taps, &entries);
   drop_dead_planes(taps, b.g.in_channels, &entries, &plan->planes);
-  finish_plan(entries, b.element_size, plan);
+  finish_plan(entries, b.element_size, correlates ? kCorrelateBytes : kGatherBytes,
+              correlates ? b.lanes : 1, plan);
 }
 
-void make_output_plan(const Problem& b, SparsePlan* plan) { make_forward_plan(b, kAll, plan); }
+void make_output_plan(const Problem& b, SparsePlan* plan) { make_forward_plan(b, kAll, false, plan); }
 // Correlations multiply all lanes, so that lanes beyond a line must hold zeros.
-void make_weight_plan(const Problem& b, SparsePlan* plan) { make_forward_plan(b, kAligned, plan); }
+void make_weight_plan(const Problem& b, SparsePlan* plan) { make_forward_plan(b, kAligned, true, plan); }
 
 void make_adjoint_plan(const Problem& b, SparsePlan* plan) {
   plan->sweep = adjoint_sweep(b.g);
@@ -72,7 +75,7 @@ void make_adjoint_plan(const Problem& b, SparsePlan* plan) {
   EntryLists entries;
   make_adjoint_lists(b.g, b.p, plan->sweep.out_phases(), taps, &entries);
   drop_dead_planes(taps, b.g.out_channels, &entries, &plan->planes);
-  finish_plan(entries, b.element_size, plan);
+  finish_plan(entries, b.element_size, kGatherBytes, 1, plan);
 }
 
 using MakePlan = void (*)(const Problem&, SparsePlan*);
@@ -102,6 +105,15 @@ struct InPlacePlan {
 // Patterns are compiled where code is run for so many vectors of the map; else it takes longer to
 // fetch it from memory than to walk lists.
 constexpr int64_t kWorthCompiling = 3;
+constexpr int64_t kSmallMap = 64;  // pixels
+constexpr double kPackedDensity = 0.03;
+constexpr int64_t kWalkedBytes = 8 * 1024;  // of a block of planes: rows come back to them at once
+constexpr int64_t kBlocksAlways = 1 << 20;
+
+bool worth_compiling(const ConvGeometry& g, int64_t element_size, int64_t lanes) {
+  const int64_t vectors = (g.in_h * g.in_w + lanes - 1) / lanes * g.batch;
+  return can_compile_patterns() && element_size == sizeof(float) && vectors >= kWorthCompiling;
+}
 
 enum class Pass { kOutput, kInputGradient, kWeightGradient };
 
@@ -109,6 +121,7 @@ void make_in_place_plan(const Problem& b, Pass pass, InPlacePlan* plan) {
   TapTable taps;
   EntryLists entries;
   const bool adjoint = pass == Pass::kInputGradient;
+  const bool correlates = pass == Pass::kWeightGradient;
   make_in_place_taps(b.g, adjoint, b.lanes, &taps, &plan->map);
   if (adjoint) {
     make_adjoint_lists(b.g, b.p, 1, taps, &entries);
@@ -121,19 +134,17 @@ void make_in_place_plan(const Problem& b, Pass pass, InPlacePlan* plan) {
   plan->tiling = tile_in_place(map, b.g.batch, b.g.in_channels + b.g.out_channels, b.element_size,
                                b.threads);
   const int64_t x_pitch = plan->tiling.source_pitch(map);
-  const bool compile = pass != Pass::kWeightGradient && b.element_size == sizeof(float) &&
-                       map.vectors * b.g.batch >= kWorthCompiling;
+  const bool compile = !correlates && worth_compiling(b.g, b.element_size, b.lanes);
   if (compile && plan->compiled.compile({&entries, planes, x_pitch, map.pixels, planes,
                                          entries.rows, false, map.masks, map.partial()})) {
     return;
   }
   require_reachable(planes, x_pitch);
-  const int64_t spot_bytes = 8 * map.lanes * b.element_size;
-  const int64_t per = pass == Pass::kWeightGradient
-                          ? planes_per_block(planes, spot_bytes, entries.rows, entries.entries,
-                                             map.vectors * b.g.batch)
-                          : planes;
-  make_blocks(entries, planes, per, x_pitch, false, &plan->lists);
+  const int64_t spots = correlates ? kCorrelatedSpots : std::min(map.vectors, kWalkedSpots);
+  const int64_t per = planes_per_block(planes, spots * map.lanes * b.element_size, entries.rows,
+                                       entries.entries, kBlocksAlways,
+                                       correlates ? kCorrelateBytes : kWalkedBytes);
+  make_blocks(entries, planes, per, x_pitch, false, &plan->lists, correlates ? b.lanes : 1);
   fill_open_masks(map, &plan->lists);
 }
 
@@ -144,6 +155,27 @@ std::shared_ptr<const InPlacePlan> in_place_plan(const ConvGeometry& g, const Pa
   const Problem problem{g, p, sizeof(T), kernels<T>().lanes, parallel.threads};
   return cache.get(problem.key(),
                    [&](InPlacePlan* plan) { make_in_place_plan(problem, pass, plan); });
+}
+
+// Packed copies are aligned, which pays where many entries read them.
+bool is_sparse(const ConvGeometry& g, int64_t nnz) {
+  return nnz < kPackedDensity * static_cast<double>(g.out_channels * g.group_inputs() * g.taps());
+}
+
+// Whether a gather over these maps is to be done in place: compiled, or on few entries.
+template <typename T>
+bool gathers_in_place(const ConvGeometry& g, int64_t nnz, const MapView<const T>& source,
+                      const MapView<T>& out) {
+  if (!suits_in_place(g, source, read_only(out))) return false;
+  return is_sparse(g, nnz) || worth_compiling(g, sizeof(T), kernels<T>().lanes);
+}
+
+// Lanes of images need no masks: they suit products over large batches of small maps better.
+template <typename T>
+bool correlates_in_place(const ConvGeometry& g, int64_t nnz, const MapView<const T>& source,
+                         const MapView<const T>& grad) {
+  const bool many_small = g.batch >= kernels<T>().lanes && g.in_h * g.in_w < kSmallMap;
+  return !many_small && is_sparse(g, nnz) && suits_in_place(g, source, grad);
 }
 
 template <Pass kind, typename T>
@@ -178,7 +210,7 @@ void sparse_conv2d(const ConvGeometry& geometry, const PatternView& p, MapView<c
                    const T* values, const T* bias, MapView<T> output, const Parallel& parallel) {
   const ConvGeometry g = rows_as_images(geometry);
   if (g.batch == 0) return;
-  if (suits_in_place(g, input, read_only(output))) {
+  if (gathers_in_place(g, p.nnz, input, output)) {
     return gather_in_place<Pass::kOutput>(g, p, input, values, bias, output, parallel);
   }
   thread_local Buffer<T> ordered;
@@ -199,7 +231,7 @@ void sparse_conv2d_grad_input(const ConvGeometry& geometry, const PatternView& p
                               const Parallel& parallel) {
   const ConvGeometry g = rows_as_images(geometry);
   if (g.batch == 0) return;
-  if (suits_in_place(g, grad, read_only(grad_input))) {
+  if (gathers_in_place(g, p.nnz, grad, grad_input)) {
     const T* no_bias = nullptr;
     return gather_in_place<Pass::kInputGradient>(g, p, grad, values, no_bias, grad_input, parallel);
   }
@@ -223,7 +255,7 @@ void sparse_conv2d_grad_values(const ConvGeometry& geometry, const PatternView& 
     std::fill(grad_values, grad_values + p.nnz, T(0));
     return;
   }
-  if (!getenv("NOIP") && suits_in_place(g, input, grad)) {
+  if (correlates_in_place(g, p.nnz, input, grad)) {
     const auto plan = in_place_plan<Pass::kWeightGradient, T>(g, p, parallel);
     InPlaceCorrelate<T> pass;
     pass.map = &plan->map;

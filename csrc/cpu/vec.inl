@@ -69,16 +69,20 @@ struct Vec {
   }
 #endif
 
-  // The sums of kLanes vectors' lanes as one vector; destroys them.
+  // The sums of N vectors' lanes as the first N lanes of one, N a power of two; destroys them.
+  template <int N>
   static Type sum_each(Type* v) {
 #pragma GCC unroll 4
-    for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int half = N / 2; half > 0; half /= 2) {
 #pragma GCC unroll 8
       for (int i = 0; i < half; ++i) {
         v[i] = zip<0>(v[i], v[i + half]) + zip<kLanes / 2>(v[i], v[i + half]);
       }
     }
-    return v[0];
+    Type sum = v[0];
+    if constexpr (N <= kLanes / 2) sum += turn<kLanes / 2>(sum);
+    if constexpr (N <= kLanes / 4) sum += turn<kLanes / 4>(sum);
+    return sum;
   }
 
   // Lane i of vector j becomes lane j of vector i: perfect shuffles, log2 of them.
@@ -99,6 +103,22 @@ struct Vec {
  private:
   static constexpr uint16_t kFull = static_cast<uint16_t>((1u << kLanes) - 1);
   using Lanes = std::make_integer_sequence<int, kLanes>;
+
+  // Lane i becomes lane i + kBy, around the end.
+  template <int kBy>
+  static Type turn(Type a) {
+    return turn<kBy>(a, Lanes());
+  }
+  template <int kBy, int... I>
+  static Type turn(Type a, std::integer_sequence<int, I...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+    return __builtin_shufflevector(a, a, ((I + kBy) % kLanes)...);
+#else
+    using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+    typedef Index Indices __attribute__((vector_size(FBCONV_VECTOR_BYTES)));
+    return __builtin_shuffle(a, Indices{((I + kBy) % kLanes)...});
+#endif
+  }
 
   // Lanes kFirst, kFirst + 1, ... of a and b in turn.
   template <int kFirst>

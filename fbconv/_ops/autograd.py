@@ -11,13 +11,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.library import register_autograd
 
+from .call import call, functions
+
 ops = torch.ops.fbconv
+
+
+def _register(name: str, setup: Callable[[Any, tuple, Tensor], None], backward: Callable[..., tuple]) -> None:
+    """Gives an operator its gradients: in the dispatcher, for tracers, and as the Function of eager calls."""
+    register_autograd(f"fbconv::{name}", backward, setup_context=setup)
+    op = getattr(ops, name).default
+
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            output = op(*inputs)
+        setup(ctx, inputs, output)
+        return output
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    functions[op] = type(name, (torch.autograd.Function,), methods)
 
 
 @dataclass(frozen=True)
@@ -26,38 +44,44 @@ class Form:
 
     derivatives: Mapping[str, Callable[[Mapping[str, Tensor], Mapping[str, Any]], Tensor]]
 
-    def register(self, op: str, slot: str, arguments: Sequence[str]) -> None:
-        """Registers the gradients of ``op`` = dF/d``slot``, whose schema has these arguments."""
+    def register(self, op: str, slot: str, tensors: Sequence[str], fixed: Sequence[str]) -> None:
+        """Registers the gradients of ``op`` = dF/d``slot``, whose schema has these tensors, a pattern, and these fixed
+        arguments."""
+        pattern = len(tensors)
+        shapes = [(f"{name}_shape", i) for i, name in enumerate(tensors) if name in self.derivatives]
+
+        @cache
+        def read(*needs: bool) -> list[int]:
+            """The tensors that the gradients of those in need read."""
+            needed = {name for name, need in zip(tensors, needs, strict=True) if need} & {*self.derivatives}
+            others = {other for name in needed for other in self.derivatives if other != name}
+            return [i for i, name in enumerate(tensors) if name in others and name != slot]
 
         def setup(ctx: Any, inputs: tuple, output: Tensor) -> None:
-            given = dict(zip(arguments, inputs, strict=True))
-            # torch appends an argument of its own to the flags.
-            needed = {name for name, need in zip(arguments, ctx.needs_input_grad, strict=False) if need}
-            read = {other for name in needed & {*self.derivatives} for other in self.derivatives if other != name}
-            ctx.slots = [name for name in arguments if name in read and name != slot]
-            ctx.fixed = {name: value for name, value in given.items() if name not in self.derivatives}
-            ctx.fixed |= {f"{name}_shape": value.shape for name, value in given.items() if name in self.derivatives}
-            ctx.fixed.pop("bias", None)
-            pattern = ctx.fixed.pop("pattern")
-            ctx.save_for_backward(pattern, *(given[name] for name in ctx.slots))
+            ctx.read = read(*ctx.needs_input_grad[:pattern])
+            ctx.save_for_backward(inputs[pattern], *[inputs[i] for i in ctx.read])
+            ctx.fixed = inputs[pattern + 1 :]
+            ctx.shapes = {shape: inputs[i].shape for shape, i in shapes}
 
         def backward(ctx: Any, upstream: Tensor) -> tuple:
-            pattern, *saved = ctx.saved_tensors
-            tensors = dict(zip(ctx.slots, saved, strict=True)) | {slot: upstream}
-            fixed = ctx.fixed | {"pattern": pattern}
-            flags = zip(arguments, ctx.needs_input_grad, strict=False)
-            return tuple(self._gradient(name, tensors, fixed) if need else None for name, need in flags)
+            packed, *saved = ctx.saved_tensors
+            slots = {tensors[i]: tensor for i, tensor in zip(ctx.read, saved, strict=True)}
+            slots[slot] = upstream
+            given = {"pattern": packed, **ctx.shapes, **dict(zip(fixed, ctx.fixed, strict=True))}
+            needs = zip(tensors, ctx.needs_input_grad, strict=False)
+            gradients = [self._gradient(name, slots, given) if need else None for name, need in needs]
+            return (*gradients, None, *[None] * len(fixed))
 
-        register_autograd(f"fbconv::{op}", backward, setup_context=setup)
+        _register(op, setup, backward)
 
     def _gradient(self, name: str, tensors: Mapping[str, Tensor], fixed: Mapping[str, Any]) -> Tensor:
         if name == "bias":
-            return _bias_gradient(tensors["grad"], channel=1 if "stride" in fixed else -1)
+            return _bias_gradient(tensors["grad"], map="stride" in fixed)
         return self.derivatives[name](tensors, fixed)
 
 
-def _bias_gradient(grad: Tensor, channel: int) -> Tensor:
-    return grad.movedim(channel, -1).reshape(-1, grad.shape[channel]).sum(0)
+def _bias_gradient(grad: Tensor, *, map: bool) -> Tensor:
+    return grad.sum((0, 2, 3)) if map else grad.reshape(-1, grad.shape[-1]).sum(0)
 
 
 def _geometry(f: Mapping[str, Any]) -> tuple:
@@ -66,28 +90,40 @@ def _geometry(f: Mapping[str, Any]) -> tuple:
 
 _SPARSE_CONV2D = Form(
     {
-        "grad": lambda t, f: ops.sparse_conv2d(t["input"], t["values"], None, f["pattern"], *_geometry(f)),
-        "input": lambda t, f: ops.sparse_conv2d_grad_input(
-            t["grad"], t["values"], f["pattern"], f["input_shape"], *_geometry(f)
+        "grad": lambda t, f: call(
+            ops.sparse_conv2d.default, (t["input"], t["values"], None), (f["pattern"], *_geometry(f))
         ),
-        "values": lambda t, f: ops.sparse_conv2d_grad_values(t["grad"], t["input"], f["pattern"], *_geometry(f)),
+        "input": lambda t, f: call(
+            ops.sparse_conv2d_grad_input.default,
+            (t["grad"], t["values"]),
+            (f["pattern"], f["input_shape"], *_geometry(f)),
+        ),
+        "values": lambda t, f: call(
+            ops.sparse_conv2d_grad_values.default, (t["grad"], t["input"]), (f["pattern"], *_geometry(f))
+        ),
     }
 )
 _CONV = ("weight_shape", "stride", "padding", "dilation", "groups")
-_SPARSE_CONV2D.register("sparse_conv2d", "grad", ("input", "values", "bias", "pattern", *_CONV))
-_SPARSE_CONV2D.register("sparse_conv2d_grad_input", "input", ("grad", "values", "pattern", "input_shape", *_CONV))
-_SPARSE_CONV2D.register("sparse_conv2d_grad_values", "values", ("grad", "input", "pattern", *_CONV))
+_SPARSE_CONV2D.register("sparse_conv2d", "grad", ("input", "values", "bias"), _CONV)
+_SPARSE_CONV2D.register("sparse_conv2d_grad_input", "input", ("grad", "values"), ("input_shape", *_CONV))
+_SPARSE_CONV2D.register("sparse_conv2d_grad_values", "values", ("grad", "input"), _CONV)
 
 _SPARSE_LINEAR = Form(
     {
-        "grad": lambda t, f: ops.sparse_linear(t["input"], t["values"], None, f["pattern"], f["weight_shape"]),
-        "input": lambda t, f: ops.sparse_linear_grad_input(t["grad"], t["values"], f["pattern"], f["weight_shape"]),
-        "values": lambda t, f: ops.sparse_linear_grad_values(t["grad"], t["input"], f["pattern"], f["weight_shape"]),
+        "grad": lambda t, f: call(
+            ops.sparse_linear.default, (t["input"], t["values"], None), (f["pattern"], f["weight_shape"])
+        ),
+        "input": lambda t, f: call(
+            ops.sparse_linear_grad_input.default, (t["grad"], t["values"]), (f["pattern"], f["weight_shape"])
+        ),
+        "values": lambda t, f: call(
+            ops.sparse_linear_grad_values.default, (t["grad"], t["input"]), (f["pattern"], f["weight_shape"])
+        ),
     }
 )
-_SPARSE_LINEAR.register("sparse_linear", "grad", ("input", "values", "bias", "pattern", "weight_shape"))
-_SPARSE_LINEAR.register("sparse_linear_grad_input", "input", ("grad", "values", "pattern", "weight_shape"))
-_SPARSE_LINEAR.register("sparse_linear_grad_values", "values", ("grad", "input", "pattern", "weight_shape"))
+_SPARSE_LINEAR.register("sparse_linear", "grad", ("input", "values", "bias"), ("weight_shape",))
+_SPARSE_LINEAR.register("sparse_linear_grad_input", "input", ("grad", "values"), ("weight_shape",))
+_SPARSE_LINEAR.register("sparse_linear_grad_values", "values", ("grad", "input"), ("weight_shape",))
 
 
 def _fb_geometry(f: Mapping[str, Any]) -> tuple:
@@ -96,25 +132,33 @@ def _fb_geometry(f: Mapping[str, Any]) -> tuple:
 
 _FB_CONV2D = Form(
     {
-        "grad": lambda t, f: ops.fb_conv2d(
-            t["input"], t["basis"], t["values"], None, f["pattern"], *_fb_geometry(f), f.get("order", "basis_first")
+        "grad": lambda t, f: call(
+            ops.fb_conv2d.default,
+            (t["input"], t["basis"], t["values"], None),
+            (f["pattern"], *_fb_geometry(f), f.get("order", "basis_first")),
         ),
-        "input": lambda t, f: ops.fb_conv2d_grad_input(
-            t["grad"], t["basis"], t["values"], f["pattern"], f["input_shape"], *_fb_geometry(f)
+        "input": lambda t, f: call(
+            ops.fb_conv2d_grad_input.default,
+            (t["grad"], t["basis"], t["values"]),
+            (f["pattern"], f["input_shape"], *_fb_geometry(f)),
         ),
-        "basis": lambda t, f: ops.fb_conv2d_grad_basis(
-            t["grad"], t["input"], t["values"], f["pattern"], f["basis_shape"], *_fb_geometry(f)
+        "basis": lambda t, f: call(
+            ops.fb_conv2d_grad_basis.default,
+            (t["grad"], t["input"], t["values"]),
+            (f["pattern"], f["basis_shape"], *_fb_geometry(f)),
         ),
-        "values": lambda t, f: ops.fb_conv2d_grad_values(
-            t["grad"], t["input"], t["basis"], f["pattern"], *_fb_geometry(f)
+        "values": lambda t, f: call(
+            ops.fb_conv2d_grad_values.default,
+            (t["grad"], t["input"], t["basis"]),
+            (f["pattern"], *_fb_geometry(f)),
         ),
     }
 )
 _FB = ("coefficient_shape", "stride", "padding", "dilation", "groups", "basis_axis")
-_FB_CONV2D.register("fb_conv2d", "grad", ("input", "basis", "values", "bias", "pattern", *_FB, "order"))
-_FB_CONV2D.register("fb_conv2d_grad_input", "input", ("grad", "basis", "values", "pattern", "input_shape", *_FB))
-_FB_CONV2D.register("fb_conv2d_grad_basis", "basis", ("grad", "input", "values", "pattern", "basis_shape", *_FB))
-_FB_CONV2D.register("fb_conv2d_grad_values", "values", ("grad", "input", "basis", "pattern", *_FB))
+_FB_CONV2D.register("fb_conv2d", "grad", ("input", "basis", "values", "bias"), (*_FB, "order"))
+_FB_CONV2D.register("fb_conv2d_grad_input", "input", ("grad", "basis", "values"), ("input_shape", *_FB))
+_FB_CONV2D.register("fb_conv2d_grad_basis", "basis", ("grad", "input", "values"), ("basis_shape", *_FB))
+_FB_CONV2D.register("fb_conv2d_grad_values", "values", ("grad", "input", "basis"), _FB)
 
 # The frozen layers are dense in their input and sparse in their values. Their weight takes part in second derivatives
 # (it was embedded from the values) but gets no gradient of its own here.
@@ -134,26 +178,29 @@ def _frozen_conv2d_backward(ctx: Any, grad: Tensor) -> tuple:
     if need_input:
         grad_input = torch.nn.grad.conv2d_input(ctx.input_shape, weight, grad, *ctx.geometry)
     if need_values:
-        grad_values = ops.sparse_conv2d_grad_values(grad, input, pattern, ctx.weight_shape, *ctx.geometry)
-    return grad_input, None, grad_values, _bias_gradient(grad, 1) if need_bias else None, *[None] * 5
+        args = (pattern, ctx.weight_shape, *ctx.geometry)
+        grad_values = call(ops.sparse_conv2d_grad_values.default, (grad, input), args)
+    return grad_input, None, grad_values, _bias_gradient(grad, map=True) if need_bias else None, *[None] * 5
 
 
 def _frozen_linear_backward(ctx: Any, grad: Tensor) -> tuple:
     input, weight, pattern = ctx.saved_tensors
     need_input, _, need_values, need_bias = ctx.needs_input_grad[:4]
-    return (
-        grad @ weight if need_input else None,
-        None,
-        ops.sparse_linear_grad_values(grad, input, pattern, ctx.weight_shape) if need_values else None,
-        _bias_gradient(grad, -1) if need_bias else None,
-        None,
-    )
+    grad_values = None
+    if need_values:
+        grad_values = call(ops.sparse_linear_grad_values.default, (grad, input), (pattern, ctx.weight_shape))
+    grad_bias = _bias_gradient(grad, map=False) if need_bias else None
+    return grad @ weight if need_input else None, None, grad_values, grad_bias, None
 
 
-register_autograd("fbconv::frozen_conv2d", _frozen_conv2d_backward, setup_context=_setup_frozen)
-register_autograd("fbconv::frozen_linear", _frozen_linear_backward, setup_context=_setup_frozen)
+_register("frozen_conv2d", _setup_frozen, _frozen_conv2d_backward)
+_register("frozen_linear", _setup_frozen, _frozen_linear_backward)
 
 # embed and gather are each other's gradient.
+
+
+def _embedded(values: Tensor, pattern: Tensor, shape: Sequence[int]) -> Tensor:
+    return call(ops.embed.default, (values, None), (pattern, shape))
 
 
 def _setup_embed(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -167,8 +214,8 @@ def _embed_backward(ctx: Any, grad: Tensor | None) -> tuple:
     need_values, need_frozen = ctx.needs_input_grad[:2]
     if grad is None:
         return None, None, None, None
-    grad_values = ops.gather(grad, pattern) if need_values or need_frozen else None
-    grad_frozen = grad - ops.embed(grad_values, None, pattern, grad.shape) if need_frozen else None
+    grad_values = call(ops.gather.default, (grad,), (pattern,)) if need_values or need_frozen else None
+    grad_frozen = grad - _embedded(grad_values, pattern, grad.shape) if need_frozen else None
     return grad_values if need_values else None, grad_frozen, None, None
 
 
@@ -180,8 +227,8 @@ def _setup_gather(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _gather_backward(ctx: Any, grad: Tensor) -> tuple:
     (pattern,) = ctx.saved_tensors
-    return ops.embed(grad, None, pattern, ctx.shape), None
+    return _embedded(grad, pattern, ctx.shape), None
 
 
-register_autograd("fbconv::embed", _embed_backward, setup_context=_setup_embed)
-register_autograd("fbconv::gather", _gather_backward, setup_context=_setup_gather)
+_register("embed", _setup_embed, _embed_backward)
+_register("gather", _setup_gather, _gather_backward)

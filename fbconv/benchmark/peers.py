@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..pattern import SparsePattern
 from .operands import Operands
 from .timing import Candidate
 
@@ -79,23 +80,23 @@ class _Columns:
     def forward(self, multiply: Callable[[Tensor], Tensor]) -> Tensor:
         output = torch.empty_like(self.operands.grad)
         for part in self._parts():
-            product = multiply(_side_by_side(self.unfold(self.operands.input[part])))
-            output[part] = _apart(product, output[part].shape[0]).view_as(output[part])
+            product = multiply(side_by_side(self.unfold(self.operands.input[part])))
+            output[part] = apart(product, output[part].shape[0]).view_as(output[part])
         return output
 
     def grad_input(self, multiply: Callable[[Tensor], Tensor]) -> Tensor:
         grad_input = torch.empty_like(self.operands.input)
         for part in self._parts():
-            columns = multiply(_side_by_side(self.operands.grad[part]))
-            grad_input[part] = self.fold(_apart(columns, grad_input[part].shape[0]))
+            columns = multiply(side_by_side(self.operands.grad[part]))
+            grad_input[part] = self.fold(apart(columns, grad_input[part].shape[0]))
         return grad_input
 
     def grad_values(self, matrix: Tensor) -> Tensor:
         total = matrix
         for i, part in enumerate(self._parts()):
-            columns = _side_by_side(self.unfold(self.operands.input[part]))
+            columns = side_by_side(self.unfold(self.operands.input[part]))
             total = torch.sparse.sampled_addmm(
-                total, _side_by_side(self.operands.grad[part]), columns.T, beta=float(i > 0)
+                total, side_by_side(self.operands.grad[part]), columns.T, beta=float(i > 0)
             )
         return total.values()
 
@@ -104,12 +105,12 @@ class _Columns:
         return (slice(first, first + step) for first in range(0, self.operands.batch, step))
 
 
-def _side_by_side(maps: Tensor) -> Tensor:
+def side_by_side(maps: Tensor) -> Tensor:
     """``(images, rows, *positions)`` as one matrix ``(rows, images * positions)``."""
     return maps.transpose(0, 1).reshape(maps.shape[1], -1)
 
 
-def _apart(matrix: Tensor, images: int) -> Tensor:
+def apart(matrix: Tensor, images: int) -> Tensor:
     """``(rows, images * positions)`` as ``(images, rows, positions)``, contiguous."""
     return matrix.unflatten(1, (images, -1)).transpose(0, 1).contiguous()
 
@@ -148,17 +149,20 @@ def _basis_columns(operands: Operands) -> _Columns:
     return _Columns(operands, unfold, fold)
 
 
-def _scipy_csr(operands: Operands) -> Any:
+def scipy_csr(pattern: SparsePattern, values: Tensor, groups: int = 1) -> Any:
     """scipy's matrix ``(C_out, C_in * taps)``, block diagonal for groups; its data are the layer's own values."""
     from scipy.sparse import csr_array
 
-    layer, shape = operands.layer, operands.pattern.shape
-    width = prod(shape[1:])
-    row, column = operands.pattern.positions // width, operands.pattern.positions % width
-    column += row // (layer.out_channels // layer.groups) * width
-    starts = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(row, minlength=shape[0]).cumsum(0)])
-    parts = (operands.values.numpy(), column.int().numpy(), starts.int().numpy())
-    return csr_array(parts, shape=(shape[0], width * layer.groups))
+    outputs, width = pattern.shape[0], prod(pattern.shape[1:])
+    row, column = pattern.positions // width, pattern.positions % width
+    column += row // (outputs // groups) * width
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(row, minlength=outputs).cumsum(0)])
+    parts = (values.numpy(), column.int().numpy(), starts.int().numpy())
+    return csr_array(parts, shape=(outputs, width * groups))
+
+
+def _scipy_csr(operands: Operands) -> Any:
+    return scipy_csr(operands.pattern, operands.values, operands.layer.groups)
 
 
 def _torch_csr(operands: Operands, transposed: bool) -> Tensor:

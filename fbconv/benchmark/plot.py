@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -44,23 +44,28 @@ def _panel(axes, rows: Sequence[Mapping[str, object]]) -> None:
     for (op, direction), points in lines.items():
         points.sort()
         dash, marker = _STYLES[op]
-        places = [_place(sparsity) for sparsity, _ in points]
+        places = [place(sparsity) for sparsity, _ in points]
         axes.plot(
             places, [ratio for _, ratio in points], color=_COLOURS[direction], linestyle=dash, marker=marker,
             markersize=4, linewidth=1.5, label=f"{op}, {direction}: {_break_even(points)}",
         )  # fmt: skip
-        crossings = [_place(sparsity) for sparsity in crossings_of(points)]
+        crossings = [place(sparsity) for sparsity in crossings_of(points)]
         axes.plot(crossings, [1] * len(crossings), color=_COLOURS[direction], marker="x", markersize=9, linestyle="")
+    speed_up_axes(axes, [row["sparsity"] for row in rows], [row["speed_up"] for row in rows])
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), title="op, pass: break-even sparsity")
+
+
+def speed_up_axes(axes, sparsities: Iterable[float], ratios: Sequence[float]) -> None:
+    """Ticks, labels and the line of break-even for points at :func:`place` of these sparsities."""
     axes.axhline(1, color="0.4", linewidth=1, zorder=0)
     axes.annotate("break-even", (0, 1), (2, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
                   fontsize=8, color="0.4")  # fmt: skip
-    sparsities = sorted({row["sparsity"] for row in rows})
-    axes.set_xticks([_place(q) for q in sparsities], [f"{q:g}" for q in sparsities])
-    _ratio_axis(axes, [row["speed_up"] for row in rows])
+    ticks = sorted(set(sparsities))
+    axes.set_xticks([place(q) for q in ticks], [f"{q:g}" for q in ticks])
+    _ratio_axis(axes, ratios)
     axes.set_xlabel("sparsity")
     axes.set_ylabel("speed-up over dense torch")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5), title="op, pass: break-even sparsity")
 
 
 def _ratio_axis(axes, ratios: Sequence[float]) -> None:
@@ -76,7 +81,7 @@ def _ratio_axis(axes, ratios: Sequence[float]) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _place(sparsity: float) -> float:
+def place(sparsity: float) -> float:
     """Equal distances for equal ratios of density."""
     return -math.log10(1 - sparsity)
 
@@ -93,7 +98,7 @@ def crossings_of(points: Sequence[tuple[float, float]]) -> list[float]:
     for (q0, r0), (q1, r1) in pairwise(points):
         if (r0 < 1) != (r1 < 1):
             share = math.log(r0) / (math.log(r0) - math.log(r1))
-            crossings.append(1 - 10 ** -(_place(q0) + share * (_place(q1) - _place(q0))))
+            crossings.append(1 - 10 ** -(place(q0) + share * (place(q1) - place(q0))))
     return crossings
 
 

@@ -53,6 +53,17 @@ void test_many_tiles(const CpuEngine& engine) {
   }
 }
 
+// Dense arrays of several tasks that end within a block of the mask, at densities on both sides of
+// the one from which masks are used.
+template <typename T>
+void test_large_embedding(const CpuEngine& engine) {
+  Random random(41);
+  for (const double density : {.02, .3, 1.}) {
+    const Pattern pattern = random_pattern(random, 81, 99, 9, density);
+    check_embedding<T>(engine, pattern, random, "density " + std::to_string(density));
+  }
+}
+
 // The first choice of tables throws where the request cannot be met.
 inline int check_capability() {
   const char* asked = std::getenv("FBCONV_CPU_CAPABILITY");

@@ -19,6 +19,8 @@ int main() {
   check_all<float>(engine);
   check_all<double>(engine);
   test_many_tiles<float>(engine);
+  test_large_embedding<float>(engine);
   test_many_tiles<double>(engine);
+  test_large_embedding<double>(engine);
   return verdict();
 }

@@ -60,6 +60,7 @@ int main() {
   const CpuEngine engine{{kThreads, run_on_threads}};
   check_all<float>(engine);
   test_many_tiles<float>(engine);
+  test_large_embedding<float>(engine);
   test_deterministic(engine);
   return verdict();
 }

@@ -1,0 +1,10 @@
+// fbconv._C.fingerprint.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace fbconv {
+
+void bind_fingerprint(pybind11::module_& m);
+
+}  // namespace fbconv
