@@ -117,8 +117,11 @@ void list_vectors(Listing* to) {
 
 void list_products(Listing* to) {
   const auto add = [&](int sum, int factor, Address at) {
-    to->add("vfmadd231ps " + text_of(at) + "{1to16}," + zmm(factor) + "," + zmm(sum), kEvex, at,
-            kFloatBytes, [&] { to->emitter.multiply_add(sum, factor, at); });
+    const std::string operands = " " + text_of(at) + "{1to16}," + zmm(factor) + "," + zmm(sum);
+    to->add("vfmadd231ps" + operands, kEvex, at, kFloatBytes,
+            [&] { to->emitter.multiply_add(sum, factor, at); });
+    to->add("vmulps" + operands, kEvex, at, kFloatBytes,
+            [&] { to->emitter.multiply(sum, factor, at); });
   };
   for (int sum = 0; sum < Emitter::kVectors; ++sum) {
     for (int factor = 0; factor < Emitter::kVectors; ++factor) {
@@ -131,6 +134,10 @@ void list_products(Listing* to) {
 }
 
 void list_others(Listing* to) {
+  for (int vector = 0; vector < Emitter::kVectors; ++vector) {
+    to->expect("vpxord " + zmm(vector) + "," + zmm(vector) + "," + zmm(vector));
+    to->emitter.zero(vector);
+  }
   for (const Register base : kBases) {
     const bool extended = static_cast<int>(base) >= 8;
     for (const int64_t offset : offsets(1)) {
@@ -221,6 +228,7 @@ void test_limits() {
                         [](Emitter* e, Address at) { e->store(at, 1, true); },
                         [](Emitter* e, Address at) { e->broadcast(1, at); },
                         [](Emitter* e, Address at) { e->multiply_add(1, 2, at); },
+                        [](Emitter* e, Address at) { e->multiply(1, 2, at); },
                         [](Emitter* e, Address at) { e->load_mask(at); },
                         [](Emitter* e, Address at) { e->fetch(at); }};
   for (const Emit emit : kinds) {

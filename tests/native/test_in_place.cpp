@@ -141,6 +141,59 @@ void test_which_read_in_place() {
   CHECK(in_place > 50, "some do");
 }
 
+// The same on a copy: rows a vector of zeros apart, as many lines of zeros above and below as taps
+// reach.
+void check_padded(const ConvGeometry& g, bool adjoint, int64_t lanes, const std::string& what) {
+  InPlaceMap map;
+  TapTable taps;
+  make_padded_taps(g, adjoint, lanes, &taps, &map);
+  check_vectors(g, map, lanes, what);
+  CHECK(map.padded() && map.masks == 0, what);
+  CHECK(map.lines() == g.in_h && map.line_pixels() == g.in_w, what);
+  const int64_t line = map.source_line, first = map.reach_lines * line + lanes;
+  CHECK(line >= g.in_w + lanes, what);
+  std::vector<int64_t> copy((g.in_h + 2 * map.reach_lines) * line + lanes, -1);
+  for (int64_t pixel = 0; pixel < map.pixels; ++pixel) {
+    copy[first + pixel / g.in_w * line + pixel % g.in_w] = pixel;
+  }
+  int64_t reach = 0;
+  for (int64_t tap = 0; tap < g.taps(); ++tap) {
+    const int32_t offset = taps.offset.data()[tap];
+    const std::string which = what + ", tap " + std::to_string(tap);
+    CHECK(taps.mask.data()[tap] == -1, which);
+    reach = std::max<int64_t>(reach, std::abs(offset));
+    for (int64_t pixel = 0; pixel < map.pixels; ++pixel) {
+      const int64_t at = first + pixel / g.in_w * line + pixel % g.in_w + offset;
+      const bool inside = at >= 0 && at < static_cast<int64_t>(copy.size());
+      CHECK(inside && copy[at] == pixel_read(g, adjoint, tap, pixel),
+            which + ", pixel " + std::to_string(pixel));
+    }
+  }
+  CHECK(map.reach == reach, what);
+}
+
+void test_padded() {
+  const Case cases[] = {
+      {"3x3", geometry(5, 16, 3, 3, 1, 1, 1, 1)},
+      {"3x3 on one row", geometry(1, 32, 3, 3, 1, 1, 1, 1)},
+      {"5x5, dilated", geometry(9, 16, 5, 5, 4, 4, 2, 2)},
+      {"3x1", geometry(6, 16, 3, 1, 1, 0, 1, 1)},
+      {"as far as a vector", geometry(4, 32, 3, 3, 1, 8, 1, 8)},
+      {"2x2, dilated", geometry(6, 48, 2, 2, 1, 1, 2, 2)},
+  };
+  for (const Case& c : cases) {
+    for (const bool adjoint : {false, true}) {
+      for (const int64_t lanes : {8, 16}) {
+        const std::string what = std::string(c.name) + ", padded, " + std::to_string(lanes);
+        CHECK(reads_in_place(c.geometry) && rows_are_vectors(c.geometry, lanes), what);
+        check_padded(c.geometry, adjoint, lanes, what);
+      }
+    }
+  }
+  CHECK(!rows_are_vectors(geometry(5, 24, 3, 3, 1, 1, 1, 1), 16), "half a vector");
+  CHECK(!rows_are_vectors(geometry(5, 16, 3, 3, 1, 17, 1, 17), 16), "further than a vector");
+}
+
 void test_open_masks() {
   InPlaceMap map;
   TapTable taps;
@@ -161,6 +214,7 @@ void test_open_masks() {
 
 int main() {
   fbconv::test::test_taps();
+  fbconv::test::test_padded();
   fbconv::test::test_which_read_in_place();
   fbconv::test::test_open_masks();
   return fbconv::test::verdict();

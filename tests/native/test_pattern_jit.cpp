@@ -30,6 +30,7 @@ struct Lists {
   bool masked_stores;
   int64_t spots;
   int64_t reach = 20;  // of entries, to both sides
+  bool inner = false;  // sums that start at nothing
 };
 
 std::vector<Lists> list_cases() {
@@ -78,7 +79,7 @@ struct Work {
     make_entries(random);
     x = random_dense(random, std::max<int64_t>(1, c.planes) * x_pitch + kLanes);
     values = random_dense(random, value_count);
-    bias = random_dense(random, c.rows);
+    bias = c.inner ? Dense(c.rows) : random_dense(random, c.rows);
     masks.resize(c.spots * (c.masks + 1));
     for (uint16_t& mask : masks) mask = static_cast<uint16_t>(random());
     for (int64_t i = 0; i < c.spots; ++i) {
@@ -89,8 +90,8 @@ struct Work {
   }
 
   Listing listing() const {
-    return {&entries,     c.planes,     x_pitch, y_pitch,        c.block_planes,
-            c.group_rows, c.x_restarts, c.masks, c.masked_stores};
+    return {&entries,     c.planes,     x_pitch, y_pitch,         c.block_planes,
+            c.group_rows, c.x_restarts, c.masks, c.masked_stores, c.inner};
   }
 
   void make_entries(Random& random) {
@@ -144,7 +145,8 @@ void run_block(const Work& work, const CompiledLists& compiled, int64_t block,
   const int64_t first = work.c.x_restarts ? block * work.c.block_planes * work.x_pitch : 0;
   for (int64_t row = 0, group = 0; row < work.c.rows; row += work.c.group_rows, ++group) {
     compiled.run(compiled.group_begin(group), compiled.group_begin(group + 1), block, work.spots,
-                 x.data() + first, values.data(), bias.data(), y->data() + row * work.y_pitch);
+                 x.data() + first, values.data(), work.c.inner ? nullptr : bias.data(),
+                 y->data() + row * work.y_pitch);
   }
 }
 
@@ -179,8 +181,9 @@ void check_counts(const Work& work, const CompiledLists& compiled) {
 
 void test_lists() {
   Random random(51);
-  for (const Lists& c : list_cases()) {
-    for (int round = 0; round < 3; ++round) {
+  for (Lists c : list_cases()) {
+    for (int round = 0; round < 4; ++round) {
+      c.inner = round % 2 != 0;
       Work work(c, random);
       CompiledLists compiled;
       CHECK(compiled.compile(work.listing()) && compiled.ready(), c.name);
@@ -190,7 +193,7 @@ void test_lists() {
       // The code holds no operand: others give other results.
       work.x = random_dense(random, static_cast<int64_t>(work.x.size()));
       work.values = random_dense(random, work.value_count);
-      work.bias = random_dense(random, c.rows);
+      if (!c.inner) work.bias = random_dense(random, c.rows);
       for (uint16_t& mask : work.masks) mask = static_cast<uint16_t>(random());
       check_run(work, compiled);
     }
