@@ -40,17 +40,17 @@ class _DenseRates(NamedTuple):
 
 
 _SPARSE_FORWARD = {
-    "compiled": _SparseRates(20e-6, 0.98e-9, 0.23e-9, 1.03e-9, 3.95e-9),
+    "compiled": _SparseRates(20e-6, 0.17e-9, 0.36e-9, 0.74e-9, 3.9e-9),
     "packed": _SparseRates(29e-6, 0, 1.04e-9, 6.8e-9, 15.4e-9),
 }
 _SPARSE_STEP = {
-    "compiled": _SparseRates(165e-6, 12.3e-9, 0.88e-9, 2.7e-9, 20.7e-9),
+    "compiled": _SparseRates(166e-6, 10.1e-9, 1.15e-9, 2.1e-9, 20.6e-9),
     "packed": _SparseRates(189e-6, 2.5e-9, 2.5e-9, 46e-9, 81e-9),
 }
 _DENSE_FORWARD = _DenseRates(41e-6, 0.0195e-9, 0.35e-9, 0.68e-9, 0.037e-9)
 _DENSE_STEP = _DenseRates(250e-6, 0.059e-9, 2.1e-9, 3.6e-9, 0.39e-9)
 # Where the fit is wrong it is so by more for dense layers: taken at its word it misses the best plan more often.
-_SPARSE_TRUST = 0.75
+_SPARSE_TRUST = 0.9
 # The taps of a filter basis against its coefficients: elements share their loads. Mix first computes margins too, on
 # packed maps. The backward pass computes them twice more than it would coefficients alone.
 _BASIS_FIRST_TAP = 0.7

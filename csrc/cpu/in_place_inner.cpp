@@ -26,11 +26,10 @@ void place_spots(const InPlaceMap& map, const InPlaceTile& tile, const SpotView<
 
 const float* compute_inner(const InPlaceInner& inner, const std::vector<Spot>& spots, int64_t group,
                            const float* source, Buffer<float>* buffer, const Parallel& parallel) {
-  const float* no_bias = zeros(inner.rows);
   float* rows = buffer->reserve(inner.lists->most_group_rows() * inner.pitch);
   const int64_t from = inner.lists->group_begin(group), to = inner.lists->group_begin(group + 1);
   in_parts(to - from, parallel, [&](int64_t begin, int64_t end) {
-    inner.lists->run(from + begin, from + end, 0, spots, source, inner.values, no_bias, rows);
+    inner.lists->run(from + begin, from + end, 0, spots, source, inner.values, nullptr, rows);
   });
   return rows;
 }
