@@ -53,7 +53,7 @@ def same_size_cases() -> Iterator[ConvCase]:
             shape = shape if draw.random() < 0.5 else shape[::-1]
             yield same_size_case(draw, f"{shape} by {kernel}, dilation {dilation}", shape, kernel, dilation)
     # Each batch with each sparsity, on maps that fill their vectors and on maps that do not.
-    for size in ((8, 8), (5, 7), (17, 19)):
+    for size in ((8, 8), (5, 7), (17, 19), (3, 32)):
         for batch in (0, 1, 2, 9, 33):
             for sparsity in SPARSITIES:
                 name = f"{size}, batch {batch}, q {sparsity}"
@@ -152,6 +152,8 @@ GUARDED_CASES = [
     ConvCase("narrower than the kernel", batch=2, size=(15, 1), kernel=(5, 5), padding=2),
     ConvCase("wide", batch=1, size=(2, 39), padding=1, outputs=29),
     ConvCase("copied", batch=2, size=(19, 17), padding=1, outputs=6),
+    ConvCase("rows of vectors", batch=2, size=(5, 16), padding=1, outputs=6),
+    ConvCase("rows of vectors, dilated", batch=9, size=(4, 32), padding=2, dilation=2, outputs=30),
 ]
 
 
@@ -339,6 +341,7 @@ SPREAD_CASES = [
     ConvCase("dilated", batch=9, size=(5, 7), inputs=3, outputs=4, padding=2, dilation=2, density=0.2),
     ConvCase("5x5", batch=1, size=(7, 7), inputs=2, outputs=4, kernel=(5, 5), padding=2, density=0.2),
     ConvCase("pointwise", batch=2, size=(5, 7), inputs=3, outputs=5, kernel=(1, 1), density=0.5),
+    ConvCase("rows of vectors", batch=2, size=(5, 16), inputs=3, outputs=5, padding=1),
     ConvCase("narrow", batch=2, size=(15, 2), inputs=3, outputs=4, padding=1),
 ]
 
