@@ -42,17 +42,11 @@ __attribute__((always_inline)) inline void add_all_products(int32_t count, const
     for (int i = 0; i < V::kLanes; ++i) products[i] = product(k + i);
     V::store(sums + k, V::load(sums + k) + V::template sum_each<V::kLanes>(products));
   }
-  const int32_t rest = count - k;
-  const auto tail = [&](int i) { return product(k + i); };
-  if (rest == 0) return;
-  // Vectors of two lanes have no quarter.
+  // The rest a quarter of a vector at a time: what is repeated costs more than the shorter sums.
   constexpr int kQuarter = V::kLanes >= 4 ? V::kLanes / 4 : 1;
-  if (rest <= kQuarter) {
-    add_products<T, kQuarter>(rest, tail, sums + k);
-  } else if (2 * rest <= V::kLanes) {
-    add_products<T, V::kLanes / 2>(rest, tail, sums + k);
-  } else {
-    add_products<T, V::kLanes>(rest, tail, sums + k);
+  for (; k < count; k += kQuarter) {
+    const int32_t rest = count - k < kQuarter ? count - k : kQuarter;
+    add_products<T, kQuarter>(rest, [&](int i) { return product(k + i); }, sums + k);
   }
 }
 

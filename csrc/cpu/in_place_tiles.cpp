@@ -33,9 +33,9 @@ int64_t margin(const InPlaceMap& map) { return ceil_div(map.reach, map.lanes) * 
 // The pixels that a tile reads, as they lie in the map.
 template <typename T>
 void copy_flat(const InPlaceMap& map, const InPlaceTile& tile, const T* from, T* to) {
-  const int64_t pixel = tile.line * map.lanes;
+  const int64_t pixel = tile.line * map.line_pixels();
   const int64_t first = std::max<int64_t>(0, pixel - map.reach);
-  const int64_t last = std::min(map.pixels, pixel + tile.lines * map.lanes + map.reach);
+  const int64_t last = std::min(map.pixels, pixel + tile.lines * map.line_pixels() + map.reach);
   std::memcpy(to + first - pixel, from + first, sizeof(T) * static_cast<size_t>(last - first));
 }
 
