@@ -1,6 +1,5 @@
 #include "executable.h"
 
-#include <cstdlib>
 #include <cstring>
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -19,17 +18,10 @@ bool Executable::assign(const uint8_t* code, int64_t size) {
   release();
   if (size == 0) return true;
   const int64_t page = sysconf(_SC_PAGESIZE);
-  int64_t bytes = (size + page - 1) / page * page;
-  const bool huge = getenv("HP") && size >= (1 << 20);
-  const int64_t H = 2 << 20;
-  if (huge) bytes = (size + H - 1) / H * H;
-  char* pages = (char*)mmap(nullptr, static_cast<size_t>(bytes + (huge ? H : 0)),
-                            PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  const int64_t bytes = (size + page - 1) / page * page;
+  void* pages = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (pages == MAP_FAILED) return false;
-  if (huge) {
-    pages = (char*)(((uintptr_t)pages + H - 1) / H * H);
-    madvise(pages, bytes, MADV_HUGEPAGE);
-  }
   pages_ = pages;
   bytes_ = bytes;
   std::memcpy(pages, code, static_cast<size_t>(size));
