@@ -60,106 +60,90 @@ void choose_tiles(const BasisProblem& b, int64_t spots, Plan* plan) {
   plan->pitch = (plan->tiling.spots(plan->map) | 1) * plan->map.lanes;
 }
 
-bool fits_memory(const Plan& plan) {
-  return plan.columns * plan.pitch <= std::numeric_limits<int32_t>::max() / 4;
-}
-
-// Z = taps * X, Y = mix * Z.
-void make_forward(const BasisProblem& b, Plan* plan) {
+// The lists of a pass's two factors, and the columns between them.
+struct Factors {
   BasisColumns columns;
   EntryLists taps, mix;
+};
+
+// Both factors of Z = taps * X, Y = mix * Z; or of its adjoint, E = taps^T * dY, dX = mix^T * E.
+void make_factors(const BasisProblem& b, bool adjoint, Factors* f, Plan* plan) {
   TapTable table;
-  make_input_columns(b.g, b.layout, b.p, &columns);
-  make_in_place_taps(b.g, false, b.lanes, &table, &plan->map);
-  make_column_taps(b.g, columns, table, &taps);
-  make_mix(b.p, columns, &mix);
-  plan->rows = mix.rows;
-  plan->columns = columns.count;
-  choose_block(columns.count, mix.rows, mix.entries, plan);
-  choose_tiles(b, gather_spots(*plan), plan);
-  const int64_t x_pitch = plan->tiling.source_pitch(plan->map);
-  plan->ready =
-      fits_memory(*plan) &&
-      plan->first.compile({&taps, b.g.in_channels, x_pitch, plan->pitch, b.g.in_channels,
-                           plan->block, false, plan->map.masks, false, true}) &&
-      plan->second.compile({&mix, columns.count, plan->pitch, plan->map.pixels, plan->block,
-                            mix.rows, true, plan->map.masks, plan->map.partial()});
+  make_in_place_taps(b.g, adjoint, b.lanes, &table, &plan->map);
+  if (adjoint) {
+    make_output_columns(b.g, b.layout, b.p, &f->columns);
+    make_column_taps_adjoint(b.g, f->columns, 1, table, &f->taps);
+    make_mix_adjoint_outputs(b.g, b.p, f->columns, 1, &f->mix);
+  } else {
+    make_input_columns(b.g, b.layout, b.p, &f->columns);
+    make_column_taps(b.g, f->columns, table, &f->taps);
+    make_mix(b.p, f->columns, &f->mix);
+  }
+  plan->rows = f->mix.rows;
+  plan->columns = f->columns.count;
 }
 
-// E = taps^T * dY, dX = mix^T * E.
-void make_adjoint(const BasisProblem& b, Plan* plan) {
-  BasisColumns columns;
-  EntryLists taps, mix;
-  TapTable table;
-  make_output_columns(b.g, b.layout, b.p, &columns);
-  make_in_place_taps(b.g, true, b.lanes, &table, &plan->map);
-  make_column_taps_adjoint(b.g, columns, 1, table, &taps);
-  make_mix_adjoint_outputs(b.g, b.p, columns, 1, &mix);
-  plan->rows = mix.rows;
-  plan->columns = columns.count;
-  choose_block(columns.count, mix.rows, mix.entries, plan);
+// The inner rows, of planes `x_pitch` apart.
+bool compile_first(const EntryLists& entries, int64_t planes, int64_t x_pitch, Plan* plan) {
+  constexpr int64_t kMostElements = std::numeric_limits<int32_t>::max() / 4;
+  return plan->columns * plan->pitch <= kMostElements &&
+         plan->first.compile({&entries, planes, x_pitch, plan->pitch, planes, plan->block, false,
+                              plan->map.masks, false, true});
+}
+
+template <bool adjoint>
+void make_product(const BasisProblem& b, Plan* plan) {
+  Factors f;
+  make_factors(b, adjoint, &f, plan);
+  choose_block(plan->columns, plan->rows, f.mix.entries, plan);
   choose_tiles(b, gather_spots(*plan), plan);
-  const int64_t x_pitch = plan->tiling.source_pitch(plan->map);
-  plan->ready =
-      fits_memory(*plan) &&
-      plan->first.compile({&taps, b.g.out_channels, x_pitch, plan->pitch, b.g.out_channels,
-                           plan->block, false, plan->map.masks, false, true}) &&
-      plan->second.compile({&mix, columns.count, plan->pitch, plan->map.pixels, plan->block,
-                            mix.rows, true, plan->map.masks, plan->map.partial()});
+  const InPlaceMap& map = plan->map;
+  const int64_t planes = adjoint ? b.g.out_channels : b.g.in_channels;
+  plan->ready = compile_first(f.taps, planes, plan->tiling.source_pitch(map), plan) &&
+                plan->second.compile({&f.mix, plan->columns, plan->pitch, map.pixels, plan->block,
+                                      plan->rows, true, map.masks, map.partial()});
 }
 
 // Z = taps * X, dlam = <dY, Z>.
 void make_values_gradient(const BasisProblem& b, Plan* plan) {
-  BasisColumns columns;
-  EntryLists taps, mix;
-  TapTable table;
-  make_input_columns(b.g, b.layout, b.p, &columns);
-  make_in_place_taps(b.g, false, b.lanes, &table, &plan->map);
-  make_column_taps(b.g, columns, table, &taps);
-  make_mix(b.p, columns, &mix);
-  plan->rows = mix.rows;
-  plan->columns = columns.count;
-  plan->block = equal_part(columns.count, kInnerBytes / (kVectorBytes * kCorrelatedSpots));
+  Factors f;
+  make_factors(b, false, &f, plan);
+  plan->block = equal_part(plan->columns, kInnerBytes / (kVectorBytes * kCorrelatedSpots));
   choose_tiles(b, kCorrelatedSpots, plan);
-  const int64_t x_pitch = plan->tiling.source_pitch(plan->map);
-  plan->ready = fits_memory(*plan) &&
-                plan->first.compile({&taps, b.g.in_channels, x_pitch, plan->pitch, b.g.in_channels,
-                                     plan->block, false, plan->map.masks, false, true});
-  make_blocks(mix, columns.count, plan->block, plan->pitch, true, &plan->lists);
+  plan->ready = compile_first(f.taps, b.g.in_channels, plan->tiling.source_pitch(plan->map), plan);
+  make_blocks(f.mix, plan->columns, plan->block, plan->pitch, true, &plan->lists);
   fill_open_masks(plan->map, &plan->lists);
+}
+
+// The gradient's copy: without shifts, line by line as the source is read.
+void choose_grad_tiles(Plan* plan) {
+  plan->grad_map = plan->map;
+  plan->grad_map.source_line = plan->map.line_pixels();
+  plan->grad_map.reach = plan->grad_map.reach_lines = 0;
+  InPlaceTiling& t = plan->grad_tiling = plan->tiling;
+  t.copy_image = t.lines * plan->map.line_pixels();
+  t.copy_pitch = odd_pitch(t.images * t.copy_image, plan->map.lanes);
 }
 
 // dZ = mix^T * dY, dg = <dZ, shifted X>.
 void make_basis_gradient(const BasisProblem& b, Plan* plan) {
-  BasisColumns columns;
-  EntryLists taps, mix;
-  TapTable table, grad_table;
-  make_input_columns(b.g, b.layout, b.p, &columns);
+  Factors f;
+  TapTable table;
+  make_input_columns(b.g, b.layout, b.p, &f.columns);
   if (rows_are_vectors(b.g, b.lanes)) {
     make_padded_taps(b.g, false, b.lanes, &table, &plan->map);
   } else {
     make_in_place_taps(b.g, false, b.lanes, &table, &plan->map);
   }
-  make_column_taps(b.g, columns, table, &taps);
-  make_mix_adjoint(b.p, columns, &mix);
-  plan->rows = mix.rows;
-  plan->columns = columns.count;
-  plan->block = equal_part(columns.count, 2 * kLeastColumns);
+  make_column_taps(b.g, f.columns, table, &f.taps);
+  make_mix_adjoint(b.p, f.columns, &f.mix);
+  plan->rows = f.mix.rows;
+  plan->columns = f.columns.count;
+  plan->block = equal_part(plan->columns, 2 * kLeastColumns);
   choose_tiles(b, kMostInnerSpots, plan);
-  // The gradient is read without shifts, line by line as the source.
-  plan->grad_map = plan->map;
-  plan->grad_map.source_line = plan->map.line_pixels();
-  plan->grad_map.reach = plan->grad_map.reach_lines = 0;
-  plan->grad_tiling = plan->tiling;
-  plan->grad_tiling.copy_image = plan->tiling.lines * plan->map.line_pixels();
-  plan->grad_tiling.copy_pitch =
-      odd_pitch(plan->tiling.images * plan->grad_tiling.copy_image, b.lanes);
-  const int64_t grad_pitch = plan->grad_tiling.copy_pitch;
-  plan->ready =
-      fits_memory(*plan) &&
-      plan->first.compile({&mix, b.g.out_channels, grad_pitch, plan->pitch, b.g.out_channels,
-                           plan->block, false, plan->map.masks, false, true});
-  make_blocks(taps, b.g.in_channels, b.g.in_channels, plan->tiling.source_pitch(plan->map), false,
+  choose_grad_tiles(plan);
+  plan->ready = compile_first(f.mix, b.g.out_channels, plan->grad_tiling.copy_pitch, plan);
+  make_blocks(f.taps, b.g.in_channels, b.g.in_channels, plan->tiling.source_pitch(plan->map), false,
               &plan->lists);
   find_runs(&plan->lists);
   fill_open_masks(plan->map, &plan->lists);
@@ -181,14 +165,21 @@ std::shared_ptr<const Plan> plan_for(const ConvGeometry& g, const BasisLayout& l
   return plan->ready ? plan : nullptr;
 }
 
-InPlaceGather<float> outer_pass(const Plan& plan, const ConvGeometry& g, int64_t source_channels) {
-  InPlaceGather<float> pass;
-  pass.map = &plan.map;
-  pass.tiling = plan.tiling;
-  pass.batch = g.batch;
-  pass.rows = plan.rows;
-  pass.source_channels = source_channels;
-  return pass;
+void run_product(const Plan& plan, const ConvGeometry& g, int64_t source_channels,
+                 MapView<const float> source, const float* basis, const float* values,
+                 const float* bias, MapView<float> out, const Parallel& parallel) {
+  InPlaceProduct pass;
+  pass.outer.map = &plan.map;
+  pass.outer.tiling = plan.tiling;
+  pass.outer.batch = g.batch;
+  pass.outer.rows = plan.rows;
+  pass.outer.source_channels = source_channels;
+  pass.outer.source = source;
+  pass.outer.out = out;
+  pass.outer.factor = {&plan.second, nullptr, values};
+  pass.outer.bias = bias;
+  pass.inner = {&plan.first, plan.columns, plan.pitch, basis};
+  run_in_place(pass, parallel);
 }
 
 }  // namespace
@@ -196,16 +187,9 @@ InPlaceGather<float> outer_pass(const Plan& plan, const ConvGeometry& g, int64_t
 bool fb_conv2d_in_place(const ConvGeometry& g, const BasisLayout& layout, const PatternView& p,
                         MapView<const float> input, const float* basis, const float* values,
                         const float* bias, MapView<float> output, const Parallel& parallel) {
-  const auto plan = plan_for<make_forward>(g, layout, p, input, output, parallel);
+  const auto plan = plan_for<make_product<false>>(g, layout, p, input, output, parallel);
   if (plan == nullptr) return false;
-  InPlaceProduct pass;
-  pass.outer = outer_pass(*plan, g, g.in_channels);
-  pass.outer.source = input;
-  pass.outer.out = output;
-  pass.outer.bias = bias;
-  pass.outer.factor = {&plan->second, nullptr, values};
-  pass.inner = {&plan->first, plan->columns, plan->pitch, basis};
-  run_in_place(pass, parallel);
+  run_product(*plan, g, g.in_channels, input, basis, values, bias, output, parallel);
   return true;
 }
 
@@ -213,15 +197,9 @@ bool fb_conv2d_grad_input_in_place(const ConvGeometry& g, const BasisLayout& lay
                                    const PatternView& p, MapView<const float> grad,
                                    const float* basis, const float* values,
                                    MapView<float> grad_input, const Parallel& parallel) {
-  const auto plan = plan_for<make_adjoint>(g, layout, p, grad, grad_input, parallel);
+  const auto plan = plan_for<make_product<true>>(g, layout, p, grad, grad_input, parallel);
   if (plan == nullptr) return false;
-  InPlaceProduct pass;
-  pass.outer = outer_pass(*plan, g, g.out_channels);
-  pass.outer.source = grad;
-  pass.outer.out = grad_input;
-  pass.outer.factor = {&plan->second, nullptr, values};
-  pass.inner = {&plan->first, plan->columns, plan->pitch, basis};
-  run_in_place(pass, parallel);
+  run_product(*plan, g, g.out_channels, grad, basis, values, nullptr, grad_input, parallel);
   return true;
 }
 
