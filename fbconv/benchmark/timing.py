@@ -41,7 +41,10 @@ class Timing:
 
 
 def interleaved_medians(candidates: Mapping[_Name, Candidate], rounds: int = ROUNDS) -> dict[_Name, Timing]:
-    """Median time of each candidate: a warm-up, then one call of each in turn, in changing order.
+    """Median time of each candidate: a warm-up, then each in turn, in changing order.
+
+    In its turn a candidate is called twice and the second call is timed: else it would pay for what the one before it
+    left in the caches, and the more candidates there are, the more so.
 
     A candidate that may skip takes part in as many rounds as fit into two seconds, at least three, evenly spread.
 
@@ -63,6 +66,7 @@ def interleaved_medians(candidates: Mapping[_Name, Candidate], rounds: int = ROU
         shuffle(order)  # else what interrupts at regular times might hit the same candidate each turn
         for name in order:
             if turn * turns[name] // rounds != (turn + 1) * turns[name] // rounds:
+                _timed(candidates[name])
                 seconds[name].append(_timed(candidates[name]))
     return {name: Timing(statistics.median(times), len(times)) for name, times in seconds.items()}
 
