@@ -25,6 +25,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import fbconv
+from fbconv.benchmark.allocator import keep_freed_memory
 from fbconv.benchmark.candidates import FORMATS
 from fbconv.benchmark.peer_network import scipy_network
 from fbconv.benchmark.plot import place, speed_up_axes
@@ -230,6 +231,7 @@ def main() -> None:
     if args.quick:
         vars(args).update(QUICK)
     torch.set_num_threads(args.threads)
+    keep_freed_memory()
     about, console = environment(), Console()
     rows = run(args.sparsity, args.score_rounds, args.rounds, console)
     print_whole(table(rows))

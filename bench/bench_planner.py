@@ -23,6 +23,7 @@ from torch import Tensor
 
 import fbconv
 import fbconv.functional as F
+from fbconv.benchmark.allocator import keep_freed_memory
 from fbconv.benchmark.shapes import Layer
 from fbconv.benchmark.timing import ROUNDS, Candidate, interleaved_medians
 from fbconv.experiment import environment, replacing, write_json
@@ -135,6 +136,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    keep_freed_memory()
     about = environment()
     rows = run(args.layers, args.rounds)
     found = summary(rows)

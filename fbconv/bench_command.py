@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from . import _C
 from .benchmark import DIRECTIONS, LAYERS, OPS, VGG, Grid, geometric_means, run
+from .benchmark.allocator import keep_freed_memory
 from .benchmark.peers import PEERS, installed_peers
 from .benchmark.plot import plot_layer
 from .benchmark.table import means_table, print_whole, table_of
@@ -166,6 +167,7 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 def _measure(grid: Grid, quiet: bool) -> dict[str, object]:
+    keep_freed_memory()
     peak = _C.fma_gflops(_PEAK_SECONDS)
     started = time.perf_counter()
     with _bar(len(grid), quiet) as progress:
