@@ -2,9 +2,9 @@
 
 The model asks the kernels how many vectors a layer would make them multiply and move (``_C.effort``), counts what
 torch's dense convolution multiplies and moves, and weighs both with rates fitted to 250 random layers on one core of an
-AVX-512 server (AMD Zen 4); ``bench/bench_planner.py`` measures how well it chooses. The rates are constants, so the same model and
-input always take the same plan and give the same bits. On CUDA the sparse kernels are not tuned yet, so there ``auto``
-is dense.
+AVX-512 server (AMD Zen 4); ``bench/bench_planner.py`` measures how well it chooses. The rates are constants, so the
+same model and input always take the same plan and give the same bits. On CUDA the sparse kernels are not tuned yet, so
+there ``auto`` is dense.
 """
 
 from __future__ import annotations
