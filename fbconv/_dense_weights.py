@@ -55,7 +55,7 @@ def dense_weight(
 
 
 def _keepable(learned: Sequence[Tensor], fixed: Sequence[Tensor | None]) -> bool:
-    if torch.compiler.is_compiling() or differentiable(*learned):
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() or differentiable(*learned):
         return False
     if torch._C._len_torch_dispatch_stack() > 0 or torch._C._are_functorch_transforms_active():
         return False
@@ -81,7 +81,7 @@ def _keep(owner: Tensor, state: tuple, fixed: tuple[Tensor | None, ...], weight:
     key = id(owner)
     _kept.pop(key, None)
     _kept[key] = _Kept(weakref.ref(owner, lambda _: _kept.pop(key, None)), state, fixed, weight)
-    entries = list(_kept.items())
+    entries = list(_kept.copy().items())  # a copy is made at once: owners may die meanwhile
     excess = sum(entry.weight.nbytes for _, entry in entries) - _MOST_BYTES
     for oldest, entry in entries:
         if excess <= 0:

@@ -32,8 +32,7 @@ py::tuple compiled_effort(const ConvGeometry& g, double entries) {
 }
 
 // Vectors multiplied, copied into tiles and back, and transposed into them and back.
-py::tuple packed_effort(const ConvGeometry& geometry, double entries) {
-  const ConvGeometry g = rows_as_images(geometry);
+py::tuple packed_effort(const ConvGeometry& g, double entries) {
   const Sweep sweep = forward_sweep(g);
   const Workload work{g.batch,        g.in_channels, static_cast<int64_t>(entries), 0,
                       g.out_channels, sizeof(float), kernels<float>().lanes,        1};
@@ -45,16 +44,16 @@ py::tuple packed_effort(const ConvGeometry& geometry, double entries) {
 
 py::tuple effort_of(int64_t batch, Pair channels, Pair in_size, Pair kernel, Pair stride,
                     Pair padding, Pair dilation, int64_t groups, double entries) {
-  const ConvGeometry g{batch,           channels.first, in_size.first,  in_size.second,
-                       channels.second, kernel.first,   kernel.second,  stride.first,
-                       stride.second,   padding.first,  padding.second, dilation.first,
-                       dilation.second, groups};
+  ConvGeometry g{batch,          channels.first, in_size.first,   in_size.second, channels.second,
+                 kernel.first,   kernel.second,  stride.first,    stride.second,  padding.first,
+                 padding.second, dilation.first, dilation.second, groups};
   const bool positive = batch >= 1 && g.in_channels >= 1 && g.out_channels >= 1 && g.in_h >= 1 &&
                         g.in_w >= 1 && g.taps() >= 1 && g.stride_h >= 1 && g.stride_w >= 1 &&
                         groups >= 1;
   if (!positive || g.out_h() < 1 || g.out_w() < 1) {
     throw std::invalid_argument("effort: sizes must be 1 or more");
   }
+  g = rows_as_images(g);
   const bool compiled =
       gathers_in_place<float>(g, 0) && worth_compiling(g, sizeof(float), kernels<float>().lanes);
   return compiled ? compiled_effort(g, entries) : packed_effort(g, entries);

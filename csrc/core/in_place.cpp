@@ -68,7 +68,8 @@ void set_masks(const ConvGeometry& g, std::vector<std::vector<uint16_t>> columns
 }  // namespace
 
 bool reads_in_place(const ConvGeometry& g) {
-  return g.stride_h == 1 && g.stride_w == 1 && g.out_h() == g.in_h && g.out_w() == g.in_w;
+  const bool same_size = g.out_h() == g.in_h && g.out_w() == g.in_w;
+  return g.stride_h == 1 && g.stride_w == 1 && same_size && g.pad_h <= g.in_h && g.pad_w <= g.in_w;
 }
 
 bool rows_are_vectors(const ConvGeometry& g, int64_t lanes) {

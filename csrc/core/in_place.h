@@ -31,7 +31,8 @@ struct InPlaceMap {
 
 constexpr int64_t kMostMasks = kNoMask;  // entries hold their mask's number in a byte
 
-// Whether every tap of this convolution is a shift of the flattened map.
+// Whether every tap of this convolution is a shift of the flattened map, and none so long that what
+// is read around a tile would outgrow the map.
 bool reads_in_place(const ConvGeometry& g);
 
 // Taps of the convolution, or of its adjoint (input gradients), on the flattened map.

@@ -132,6 +132,7 @@ void make_blocks(const EntryLists& from, int64_t planes, int64_t block_planes, i
   int32_t* value = to->values_in_order ? nullptr : to->value.reserve(to->entries);
   uint8_t* mask = to->mask.reserve(to->entries);
   int32_t* first_value = to->first_value.reserve(lists);
+  std::fill(first_value, first_value + lists, 0);
   to->lists_in_order = true;
   std::fill(ptr, ptr + lists + 1, 0);
   const Entry* entries = from.list.data();

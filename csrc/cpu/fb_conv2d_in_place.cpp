@@ -25,7 +25,7 @@ struct Plan {
 
   int64_t bytes() const {
     return first.bytes() + second.bytes() + 13 * lists.entries + 4 * lists.rows * lists.blocks +
-           static_cast<int64_t>(sizeof(uint16_t) * map.table.size());
+           static_cast<int64_t>(sizeof(uint16_t) * (map.table.size() + grad_map.table.size()));
   }
 };
 
@@ -83,10 +83,15 @@ void make_factors(const BasisProblem& b, bool adjoint, Factors* f, Plan* plan) {
   plan->columns = f->columns.count;
 }
 
+// Whether offsets over so many planes have room in lists and in code.
+bool within_reach(int64_t planes, int64_t pitch) {
+  constexpr int64_t kMostElements = std::numeric_limits<int32_t>::max() / 4;
+  return planes <= kMostElements / pitch;
+}
+
 // The inner rows, of planes `x_pitch` apart.
 bool compile_first(const EntryLists& entries, int64_t planes, int64_t x_pitch, Plan* plan) {
-  constexpr int64_t kMostElements = std::numeric_limits<int32_t>::max() / 4;
-  return plan->columns * plan->pitch <= kMostElements &&
+  return within_reach(plan->columns, plan->pitch) && within_reach(planes, x_pitch) &&
          plan->first.compile({&entries, planes, x_pitch, plan->pitch, planes, plan->block, false,
                               plan->map.masks, false, true});
 }
@@ -142,9 +147,11 @@ void make_basis_gradient(const BasisProblem& b, Plan* plan) {
   plan->block = equal_part(plan->columns, 2 * kLeastColumns);
   choose_tiles(b, kMostInnerSpots, plan);
   choose_grad_tiles(plan);
-  plan->ready = compile_first(f.mix, b.g.out_channels, plan->grad_tiling.copy_pitch, plan);
-  make_blocks(f.taps, b.g.in_channels, b.g.in_channels, plan->tiling.source_pitch(plan->map), false,
-              &plan->lists);
+  const int64_t x_pitch = plan->tiling.source_pitch(plan->map);
+  plan->ready = within_reach(b.g.in_channels, x_pitch) &&
+                compile_first(f.mix, b.g.out_channels, plan->grad_tiling.copy_pitch, plan);
+  if (!plan->ready) return;
+  make_blocks(f.taps, b.g.in_channels, b.g.in_channels, x_pitch, false, &plan->lists);
   find_runs(&plan->lists);
   fill_open_masks(plan->map, &plan->lists);
 }

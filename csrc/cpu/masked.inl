@@ -36,10 +36,11 @@ __attribute__((always_inline)) inline void masked_gather_row(const MaskedWork<T>
 #pragma GCC unroll 8
     for (int c = 1; c < kChains; ++c) sum[c][p] = typename V::Type{};
   }
-  const T* own = w.value != nullptr ? nullptr : values + w.first_value[row] - w.ptr[row];
+  const bool in_order = w.value == nullptr;
+  const int64_t first = in_order ? w.first_value[row] - w.ptr[row] : 0;
   const auto add = [&](int32_t k, int chain) {
     const T* source = x + w.offset[k];
-    const T value = own != nullptr ? own[k] : values[w.value[k]];
+    const T value = values[in_order ? first + k : w.value[k]];
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
       sum[chain][p] += value * masks.load(source + p * w.x_step, p, w.mask[k]);
