@@ -106,7 +106,9 @@ void check_taps(const ConvGeometry& g, bool adjoint, int64_t lanes, const std::s
 
 void test_taps() {
   for (const Case& c : same_size_cases()) {
-    CHECK(reads_in_place(c.geometry), c.name);
+    // Taps further away than the map is large still have right masks; they are just not worth it.
+    const ConvGeometry& g = c.geometry;
+    CHECK(reads_in_place(g) == (g.pad_h <= g.in_h && g.pad_w <= g.in_w), c.name);
     for (const bool adjoint : {false, true}) {
       for (const int64_t lanes : {8, 16}) {
         check_taps(c.geometry, adjoint, lanes,
@@ -116,7 +118,8 @@ void test_taps() {
   }
 }
 
-// Where the output has the input's size and every output pixel reads around its own place.
+// Where the output has the input's size and every output pixel reads around its own place, no
+// further away than the map is large.
 void test_which_read_in_place() {
   int64_t in_place = 0;
   for (const int64_t stride : {1, 2})
@@ -133,7 +136,7 @@ void test_which_read_in_place() {
               (rows ? g.stride_h : g.stride_w) = stride;
               (rows ? g.pad_h : g.pad_w) = pad;
               (rows ? g.dilation_h : g.dilation_w) = dilation;
-              const bool expected = stride == 1 && extent == size;
+              const bool expected = stride == 1 && extent == size && pad <= size;
               CHECK(reads_in_place(g) == expected,
                     std::to_string(size) + ", kernel " + std::to_string(kernel));
               in_place += expected;
