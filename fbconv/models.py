@@ -1,4 +1,4 @@
-"""The networks of the experiments, built by name and initialised from an explicit generator."""
+"""The networks of the experiments, built by name, their weights drawn from a seed."""
 
 import itertools
 import math
@@ -7,19 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-Initialise = Callable[[Tensor, torch.Generator], Tensor]
+from .convert import initialise
 
 _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-
-
-def _xavier_normal(weight: Tensor, generator: torch.Generator) -> Tensor:
-    return nn.init.xavier_normal_(weight, generator=generator)
-
-
-def _kaiming_normal(weight: Tensor, generator: torch.Generator) -> Tensor:
-    return nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
 
 
 def _lenet300(channels: int, size: int, classes: int) -> nn.Sequential:
@@ -75,22 +67,22 @@ class Architecture:
 
     Attributes:
         layers: ``(in_channels, image_size, num_classes) -> nn.Sequential``.
-        initialise: fills a weight in place from a generator.
+        init: distribution of the weights (:class:`fbconv.initialisation.Draw`).
         lr: a learning rate that trains it dense, pruned, frozen and in the interspace.
         smallest: least image size in pixels.
     """
 
     layers: Callable[[int, int, int], nn.Sequential]
-    initialise: Initialise
+    init: str
     lr: float
     smallest: int
 
 
 # LeNet-5 has no normalisation: at the papers' .1 it diverges dense and in the interspace, hence .03.
 MODELS = {
-    "lenet300": Architecture(_lenet300, _xavier_normal, lr=0.1, smallest=1),
-    "lenet5": Architecture(_lenet5, _xavier_normal, lr=0.03, smallest=16),
-    "vgg16": Architecture(_vgg16, _kaiming_normal, lr=0.1, smallest=1),
+    "lenet300": Architecture(_lenet300, "xavier_normal", lr=0.1, smallest=1),
+    "lenet5": Architecture(_lenet5, "xavier_normal", lr=0.03, smallest=16),
+    "vgg16": Architecture(_vgg16, "kaiming_normal", lr=0.1, smallest=1),
 }
 
 
@@ -100,29 +92,31 @@ def build(
     in_channels: int = 1,
     image_size: int = 28,
     num_classes: int = 10,
-    generator: torch.Generator | None = None,
+    init: str | None = None,
+    seed: int = 0,
 ) -> nn.Sequential:
     """A network for square images ``(batch, in_channels, image_size, image_size)`` giving ``(batch, num_classes)``.
 
     ``lenet300`` (784-300-100-10), ``lenet5`` (LeNet-5-Caffe: two 5x5 convolutions, 20 and 50 channels, and 500 hidden
     units) and ``vgg16`` (13 convolutions and two hidden linear layers, all with batch norm). Weights are Xavier-normal
-    (LeNets) or Kaiming-normal (VGG), biases 0. The global random state is neither read nor changed.
+    (LeNets) or Kaiming-normal (VGG) unless ``init`` says otherwise, biases 0. The global random state is neither read
+    nor changed.
 
     Args:
         name: a key of :data:`MODELS`.
         in_channels: colours of an image.
         image_size: height and width in pixels.
         num_classes: outputs.
-        generator: source of the weights, on the CPU; by default a fresh one seeded with 0.
+        init, seed: of the weights (:func:`fbconv.initialise`); the network's own distribution if None.
 
     Raises:
-        ValueError: unknown name, or a size that the network cannot take.
+        ValueError: unknown name, seed or distribution, or a size that the network cannot take.
 
     Source:
         Wimmer, "Dimensionality reduced training" (thesis), tables A.1 to A.3 and A.9.
 
     Example:
-        >>> net = build("lenet5", generator=torch.Generator().manual_seed(1))
+        >>> net = build("lenet5", seed=1)
         >>> net(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
@@ -135,9 +129,7 @@ def build(
         raise ValueError(f"build: in_channels and num_classes must be positive, got {in_channels} and {num_classes}")
     with torch.random.fork_rng(devices=[]):
         model = architecture.layers(in_channels, image_size, num_classes)
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
-    for module in model:
+    for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            architecture.initialise(module.weight, generator)
             nn.init.zeros_(module.bias)
-    return model
+    return initialise(model, init or architecture.init, seed, inplace=True)

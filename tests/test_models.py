@@ -6,11 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+import fbconv
+from fbconv.initialisation import Draw
 from fbconv.models import MODELS, build
-
-
-def seeded(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize(
@@ -42,20 +40,23 @@ def test_vgg16_has_thirteen_normalised_convolutions():
 
 
 @pytest.mark.parametrize("name", ["lenet300", "lenet5"])
-def test_the_generator_alone_decides_the_weights(name):
+def test_the_seed_alone_decides_the_weights(name):
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    one, other = build(name, generator=seeded(3)), build(name, generator=seeded(4))
+    one, other = build(name, seed=3), build(name, seed=4)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    again = build(name, generator=seeded(3))
+    again = build(name, seed=3)
     for key, value in one.state_dict().items():
         assert torch.equal(value, again.state_dict()[key])
     assert not torch.equal(one.fc1.weight, other.fc1.weight)
 
 
-def test_default_generator_is_seeded_with_zero():
-    assert torch.equal(build("lenet300").fc1.weight, build("lenet300", generator=seeded(0)).fc1.weight)
+@pytest.mark.parametrize("name", list(MODELS))
+def test_weights_are_those_of_the_seed(name):
+    model = build(name, in_channels=3, image_size=32, init="pm_sigma", seed=9)
+    for key, shape in fbconv.prunable(model).items():
+        assert torch.equal(model.get_parameter(key), Draw("pm_sigma", 9, key.removesuffix(".weight")).tensor(shape))
 
 
 def test_lenets_are_xavier_normal_and_vgg_kaiming_normal():
