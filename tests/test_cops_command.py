@@ -54,7 +54,8 @@ def test_a_search_in_two_processes_with_a_run_that_was_killed(tmp_path, monkeypa
         if entry:
             raise KilledError
 
-    with pytest.raises(KilledError):
+    threads = max(1, len(os.sched_getaffinity(0)) // 2)  # of each process
+    with thread_count(threads), pytest.raises(KilledError):
         train(killed, tmp_path / "alpha-0.9", kill)
     assert (tmp_path / "alpha-0.9" / "last.ckpt").exists()
     result = run("--alpha", 0.9, "--alpha", 0.1, *OPTIONS, "--jobs", 2, "--out", tmp_path)
@@ -64,7 +65,6 @@ def test_a_search_in_two_processes_with_a_run_that_was_killed(tmp_path, monkeypa
     assert list(summary["runs"]) == summary["labels"] == labels
     assert summary["failures"] == {}
     assert summary["runs"]["alpha-0.9"]["config"] == {**vars(killed)}
-    threads = max(1, len(os.sched_getaffinity(0)) // 2)
     assert summary["runs"]["alpha-0.1"]["environment"]["threads"] == threads
     with thread_count(threads):
         again = train(killed, tmp_path / "again")
