@@ -236,10 +236,10 @@ def test_set_is_repeatable_and_explores():
 def test_rigl_trains(kind):
     torch.manual_seed(0)
     model = network(kind, 0.5)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9)
     regrowing = RegrowingMasks(model, optimizer, interval=4, end=16)
     losses = []
-    for i in range(32):
+    for i in range(48):
         if regrowing.due(i):
             with dense_gradients(model) as weights:
                 loss_of(model).backward()
