@@ -130,7 +130,7 @@ def laid_out_like(weight: Tensor, mask: Tensor) -> Tensor:
 
 def dense_network(name: str) -> nn.Module:
     images = NETWORKS[name]
-    return build(name, in_channels=images.channels, image_size=images.size, generator=stream(0, "weights"))
+    return build(name, in_channels=images.channels, image_size=images.size)
 
 
 def random_batch(name: str) -> Batch:
