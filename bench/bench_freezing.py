@@ -6,9 +6,9 @@ LeNet-5, VGG-16 and ResNet-18 on random images, with the weights that SNIP keeps
 frozen as initialised: by ``fbconv.freeze`` with ``backend="auto"`` and "sparse", and the naive way, where a dense
 network's gradients are multiplied by bool masks after each backward pass, which counts as part of it. Beside them stand
 dense training and, for context, the network pruned by the same masks (at high sparsities SNIP leaves layers without any
-weight; then the pruned network is no longer one that learns). Dense and masked networks are in the memory format in
-which dense steps are faster; neither depends on the sparsity. The optimizer is SGD with momentum, without weight decay,
-which would move frozen weights the naive way.
+weight; then the pruned network is no longer one that learns). Each way to run has the memory format in which its steps
+are faster, masked networks that of dense ones; neither of these depends on the sparsity. The optimizer is SGD with
+momentum, without weight decay, which would move frozen weights the naive way.
 
 Times: all of a network's candidates interleaved, medians. Before, each network of ours must be as close to its
 densified one in float64 as that is in float32. Memory: parameters, gradients, momentum and buffers (frozen weights,
@@ -149,12 +149,11 @@ def snip_masks(name: str, sparsity: float) -> dict[str, Tensor]:
 
 
 def make_step(case: Case, layout: str) -> Step:
-    """The same in every process. A layout is for dense and masked networks; ours choose for themselves."""
-    network, batch = dense_network(case.network), random_batch(case.network)
+    """The same in every process."""
+    network, (images, labels) = dense_network(case.network), random_batch(case.network)
     masks = {} if case.sparsity is None else snip_masks(case.network, case.sparsity)
     if case.runs in OURS:
-        return Step(converted(network, masks, case.runs), batch, {})
-    images, labels = batch
+        network, masks = converted(network, masks, case.runs), {}
     laid_out = images.contiguous(memory_format=FORMATS[layout]), labels
     return Step(network.to(memory_format=FORMATS[layout]), laid_out, masks)
 
@@ -172,14 +171,21 @@ def cases(name: str, sparsities: Sequence[float]) -> list[Case]:
     return [Case(name, "dense", None), Case(name, MASKED, sparsities[0]), *ours]
 
 
-def faster_layout(name: str) -> str:
-    steps = {layout: Candidate(make_step(Case(name, "dense", None), layout)) for layout in FORMATS}
+def faster_layout(case: Case) -> str:
+    steps = {layout: Candidate(make_step(case, layout)) for layout in FORMATS}
     timings = interleaved_medians(steps, LAYOUT_ROUNDS)
     return min(timings, key=lambda layout: timings[layout].seconds)
 
 
-def measure_times(name: str, sparsities: Sequence[float], layout: str, rounds: int) -> Iterator[Row]:
-    steps = {case: make_step(case, layout) for case in cases(name, sparsities)}
+def faster_layouts(name: str, sparsity: float) -> dict[str, str]:
+    """By way to run, found at one sparsity."""
+    layouts = {runs: faster_layout(Case(name, runs, sparsity)) for runs in OURS}
+    dense = faster_layout(Case(name, "dense", None))
+    return layouts | {"dense": dense, MASKED: dense}
+
+
+def measure_times(name: str, sparsities: Sequence[float], layouts: Mapping[str, str], rounds: int) -> Iterator[Row]:
+    steps = {case: make_step(case, layouts[case.runs]) for case in cases(name, sparsities)}
     ours = {case: step.network for case, step in steps.items() if case.runs in OURS}
     for case, network in ours.items():
         check(f"{name}, {case.runs}, {case.sparsity:g}", network, network, random_batch(name)[0])
@@ -196,7 +202,7 @@ def measure_times(name: str, sparsities: Sequence[float], layout: str, rounds: i
             "batch": len(images),
             "runs": case.runs,
             "sparsity": case.sparsity if case in ours else None,
-            "layout": None if case in ours else layout,
+            "layout": layouts[case.runs],
         }
         for part, taken in seconds[case].items():
             row |= {f"{part}_ms": 1e3 * taken, f"{part}_speed_up": dense[part] / taken}
@@ -221,10 +227,10 @@ def prepare_steps(case: Case, layout: str, threads: int) -> Candidate:
 
 def measure(name: str, sparsities: Sequence[float], rounds: int, threads: int, console: Console) -> list[Row]:
     console.print(f"{name}: times", style="dim")
-    layout = faster_layout(name)
-    rows = list(measure_times(name, sparsities, layout, rounds))
+    layouts = faster_layouts(name, sparsities[len(sparsities) // 2])
+    rows = list(measure_times(name, sparsities, layouts, rounds))
     for row, case in track(list(zip(rows, cases(name, sparsities), strict=True)), f"{name}: memory", console=console):
-        row["rise_bytes"] = scratch_bytes(partial(prepare_steps, case, layout, threads))
+        row["rise_bytes"] = scratch_bytes(partial(prepare_steps, case, row["layout"], threads))
     return rows
 
 

@@ -212,7 +212,7 @@ def frozen_conv2d(
         backend = _plan(planner.frozen_costs, op, input, geometry, pattern.nnz, training)
     args = (pattern.packed, stride, padding, dilation, groups)
     try:
-        weight = _scattered(values, pattern, frozen, _layout(input))
+        weight = _scattered(values, pattern, frozen, _layout(input, frozen))
         if backend == "dense":
             return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
         return call(ops.frozen_conv2d.default, (input, weight, values, bias), args)
@@ -358,7 +358,7 @@ def _scattered(
     values: Tensor, pattern: SparsePattern, frozen: Tensor | None = None, layout: torch.memory_format = _CONTIGUOUS
 ) -> Tensor:
     def scatter() -> Tensor:
-        return pattern.scatter(values, None if frozen is None else frozen.detach()).contiguous(memory_format=layout)
+        return pattern.scatter(values, None if frozen is None else frozen.detach()).to(memory_format=layout)
 
     return dense_weight(scatter, (values,), (pattern.packed, frozen), pattern.shape, layout)
 
@@ -369,15 +369,19 @@ def _composed(
     def compose() -> Tensor:
         bases = basis[None] if basis.dim() == 3 else basis
         weight = compose_filters(pattern.scatter(values), bases, groups=groups, basis_axis=basis_axis)
-        return weight.contiguous(memory_format=layout)
+        return weight.to(memory_format=layout)
 
     return dense_weight(compose, (values, basis), (pattern.packed,), pattern.shape, groups, basis_axis, layout)
 
 
-def _layout(input: Tensor) -> torch.memory_format:
-    """Of the weight that torch's convolution need not reorder for this input."""
-    channels_last = input.dim() == 4 and input.shape[1] > 1 and input.stride(1) == 1
-    return torch.channels_last if channels_last else _CONTIGUOUS
+def _layout(*tensors: Tensor | None) -> torch.memory_format:
+    """Of the weight: as torch's convolution does, channels_last as soon as one of the tensors is."""
+    return torch.channels_last if any(map(_is_channels_last, tensors)) else _CONTIGUOUS
+
+
+def _is_channels_last(t: Tensor | None) -> bool:
+    # Of single pixels, or taps, both formats have the same bits in the same order.
+    return t is not None and t.dim() == 4 and t.stride(1) == 1 and t.shape[2:] != (1, 1)
 
 
 def _pairs(op: str, stride: _Pair, padding: _Pair, dilation: _Pair) -> tuple[tuple[int, int], ...]:

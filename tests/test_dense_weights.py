@@ -127,6 +127,16 @@ def test_memory_formats_do_not_mix(kind, generator):
             torch.testing.assert_close(output, expected(layer, x))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_frozen_weight_in_channels_last_decides_as_torchs_does(channels, generator):
+    dense = nn.Conv2d(channels, 4, 3, padding=1).to(memory_format=torch.channels_last)
+    layer = KINDS["frozen"].from_dense(nn.Conv2d(channels, 4, 3, padding=1)).to(memory_format=torch.channels_last)
+    x = torch.randn(2, channels, 6, 6, generator=generator)
+    assert layer(x).stride() == dense(x).stride()
+    assert layer(x).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(layer(x), expected(layer, x))
+
+
 def test_training_scatters_in_every_call(layer, x, made):
     for count in (1, 2):
         layer(x).sum().backward()
