@@ -109,7 +109,8 @@ def prepare(config: Config, data: DataSet) -> Prepared:
     for module in model.modules():
         if hasattr(module, "backend"):
             module.backend = config.backend
-    return Prepared(model, weights, parameters)
+    # What is dense trains faster so, on CPU and CUDA; compressed weights have no memory format.
+    return Prepared(model.to(memory_format=torch.channels_last), weights, parameters)
 
 
 def _masks(config: Config, model: nn.Module, data: DataSet, weights: int) -> dict[str, Tensor]:
