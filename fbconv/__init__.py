@@ -9,6 +9,7 @@ from __future__ import annotations
 from . import _ops, distributed, functional, nn  # noqa: F401  (_ops loads the extension)
 from ._cops import CopsResult, cops, linear_mix
 from ._version import __version__
+from .checkpoint import load, save
 from .convert import densify, freeze, interspace, prunable, sparsify
 from .explaining import Explanation, explain
 from .masks import LayerCollapseWarning, select
@@ -33,10 +34,12 @@ __all__ = [
     "iterative_masks",
     "jaccard",
     "linear_mix",
+    "load",
     "mask_similarity",
     "nn",
     "prunable",
     "prune_masks",
+    "save",
     "score",
     "select",
     "sparsify",
