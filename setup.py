@@ -26,11 +26,15 @@ except ModuleNotFoundError as missing:
 ROOT = Path(__file__).resolve().parent
 X86 = platform.machine().lower() in {"x86_64", "amd64"}
 # Kernels are compiled once per instruction set and chosen at run time, so the rest stays at the baseline.
-VARIANTS = {
-    "csrc/cpu/kernels_avx2.cpp": ["-mavx2", "-mfma"],
-    "csrc/cpu/kernels_avx512.cpp": ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mfma"],
-}
-CXX_FLAGS = ["-O3", "-g0", "-Wall", "-fvisibility=hidden", "-ffp-contract=fast"]
+VARIANTS = {"csrc/cpu/kernels_default.cpp": []}
+if X86:
+    VARIANTS |= {
+        "csrc/cpu/kernels_avx2.cpp": ["-mavx2", "-mfma"],
+        "csrc/cpu/kernels_avx512.cpp": ["-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mfma"],
+    }
+CXX_FLAGS = ["-O3", "-g0", "-Wall", "-fvisibility=hidden"]
+# Only kernels may fuse multiplications with additions: csrc/core/draw.h promises its bits.
+EXACT, FUSED = "-ffp-contract=off", "-ffp-contract=fast"
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # torch 2.11: one binary serves it and later ones
 DEFAULT_ARCHES = "8.0;9.0+PTX"
 
@@ -88,7 +92,7 @@ def extension() -> Extension:
         include_dirs=include_dirs,
         library_dirs=library_dirs,
         libraries=libraries,
-        extra_compile_args=CXX_FLAGS + definitions(),
+        extra_compile_args=[*CXX_FLAGS, EXACT, *definitions()],
         depends=[str(path.relative_to(ROOT)) for path in sorted((ROOT / "csrc").rglob("*.*"))],
         language="c++",
     )
@@ -110,7 +114,7 @@ class BuildExtension(cpp_extension.BuildExtension):
     def build_extension(self, ext: Extension) -> None:
         folder = Path(self.build_temp)
         folder.mkdir(parents=True, exist_ok=True)
-        units = [(source, self.cxx_command(flags)) for source, flags in VARIANTS.items()] if X86 else []
+        units = [(source, self.cxx_command(flags)) for source, flags in VARIANTS.items()]
         if WITH_CUDA:
             arches = arch_flags(os.environ.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_ARCHES)
             units += [(source, self.nvcc_command(arches)) for source in sources("cuda", suffix=".cu")]
@@ -124,7 +128,7 @@ class BuildExtension(cpp_extension.BuildExtension):
         return list(getattr(self.compiler, "compiler_so_cxx", self.compiler.compiler_so))
 
     def cxx_command(self, flags: list[str]) -> list[str]:
-        return [*self.cxx(), "-std=c++17", f"-I{ROOT / 'csrc'}", *CXX_FLAGS, *definitions(), *flags]
+        return [*self.cxx(), "-std=c++17", f"-I{ROOT / 'csrc'}", *CXX_FLAGS, FUSED, *definitions(), *flags]
 
     def nvcc_command(self, arches: list[str]) -> list[str]:
         nvcc = [str(CUDA_HOME / "bin/nvcc"), "-std=c++17", "-O3", "-DNDEBUG", f"-I{ROOT / 'csrc'}"]

@@ -10,8 +10,9 @@ from . import _ops, distributed, functional, nn  # noqa: F401  (_ops loads the e
 from ._cops import CopsResult, cops, linear_mix
 from ._version import __version__
 from .checkpoint import load, save
-from .convert import densify, freeze, interspace, prunable, sparsify
+from .convert import densify, freeze, initialise, interspace, prunable, sparsify
 from .explaining import Explanation, explain
+from .freezing import decay_frozen, finish
 from .masks import LayerCollapseWarning, select
 from .overlap import jaccard, mask_similarity
 from .pattern import SparsePattern
@@ -25,11 +26,14 @@ __all__ = [
     "SparsePattern",
     "__version__",
     "cops",
+    "decay_frozen",
     "densify",
     "distributed",
     "explain",
+    "finish",
     "freeze",
     "functional",
+    "initialise",
     "interspace",
     "iterative_masks",
     "jaccard",

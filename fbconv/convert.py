@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from .initialisation import Draw
 from .nn import (
     Compressed,
     FBConv2d,
@@ -18,7 +19,7 @@ from .nn import (
     SparseLinear,
 )
 
-__all__ = ["densify", "freeze", "interspace", "prunable", "sparsify"]
+__all__ = ["densify", "freeze", "initialise", "interspace", "prunable", "sparsify"]
 
 _CONVS = (nn.Conv2d, SparseConv2d, FrozenConv2d)
 _LINEARS = (nn.Linear, SparseLinear, FrozenLinear)
@@ -59,25 +60,74 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor], inplace: bool = Fals
     return _compress(model, masks, _SPARSE, FBConv2d.prune, inplace)
 
 
-def freeze(model: nn.Module, masks: Mapping[str, Tensor], inplace: bool = False) -> nn.Module:
-    """A model whose weights outside the masks stay frozen at their present values.
+def freeze(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    seed: int | None = None,
+    init: str = "xavier_normal",
+    inplace: bool = False,
+) -> nn.Module:
+    """A model whose weights outside the masks stay frozen, at their present values or at those that a seed stands for.
 
     Args:
         model: any module; spatial or (for frozen coefficients) in the interspace.
-        masks: as for :func:`sparsify`; True = trained.
+        masks: as for :func:`sparsify`; True = trained. A mask that keeps nothing freezes the whole layer but its bias.
+        seed: of the weights of all masked layers, trained ones at their start too, from 0 to 2^32 - 1;
+            :func:`fbconv.save` then stores it in their place. With the seed that :func:`initialise` drew the model from
+            before it was scored, this changes no weight; another one draws new weights for the mask (FreezeNet-reinit).
+            None freezes the weights as they are.
+        init: the distribution that belongs to the seed, see :class:`~fbconv.initialisation.Draw`; unused without.
         inplace: edit the model instead of a copy.
 
     Raises:
-        KeyError: a mask for something that is not prunable. ValueError: a mask of another shape.
+        KeyError: a mask for something that is not prunable. ValueError: a mask of another shape, a seed or an
+            initialisation that does not exist.
 
     Example:
-        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3))
-        >>> freeze(model, {"0.weight": torch.rand(3, 4) < 0.1})[0]
+        >>> model = initialise(torch.nn.Sequential(torch.nn.Linear(4, 3)), seed=7)
+        >>> freeze(model, {"0.weight": torch.rand(3, 4) < 0.1}, seed=7)[0]
         FrozenLinear(...)
 
     Source: FreezeNet; with interspace coefficients, IP-FreezeNet.
     """
-    return _compress(model, masks, _FROZEN, FBConv2d.freeze, inplace)
+    draws = {} if seed is None else {_layer(key): Draw(init, seed, _layer(key)) for key in masks}
+    model = _compress(model, masks, _FROZEN, FBConv2d.freeze, inplace)
+    for name, draw in draws.items():
+        model.get_submodule(name).redraw(draw)
+    return model
+
+
+def initialise(model: nn.Module, init: str = "xavier_normal", seed: int = 0, inplace: bool = False) -> nn.Module:
+    """A model whose prunable weights are drawn from a 32-bit seed: the same bits on every platform.
+
+    Args:
+        model: any module. Biases, normalisation and filter bases stay; in the interspace coefficients are drawn.
+        init, seed: see :class:`~fbconv.initialisation.Draw`; a layer's name is part of its key.
+        inplace: edit the model instead of a copy.
+
+    Raises:
+        ValueError: a seed or an initialisation that does not exist.
+
+    Example:
+        >>> initialise(torch.nn.Sequential(torch.nn.Linear(2, 1)), "pm_sigma", seed=7)[0].weight
+        Parameter containing:
+        tensor([[-0.8165,  0.8165]], requires_grad=True)
+
+    Source: FreezeNet, Xavier-normal, Kaiming-uniform and +-sigma initialisation.
+    """
+    draws = {key: Draw(init, seed, _layer(key)) for key in prunable(model)}
+    model = model if inplace else copy.deepcopy(model)
+    for key, module, shape in _prunable_modules(model):
+        if isinstance(module, Compressed):
+            module.redraw(draws[key])
+        else:
+            module.weight.data.copy_(draws[key].tensor(shape))
+    return model
+
+
+def _layer(key: str) -> str:
+    """The name of the layer that a prunable tensor belongs to."""
+    return key.rpartition(".")[0]
 
 
 def interspace(

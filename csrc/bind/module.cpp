@@ -4,6 +4,7 @@
 
 #include "../cpu/kernels.h"
 #include "cops.h"
+#include "draw.h"
 #include "effort.h"
 #include "fbconv_build_info.h"
 #include "fingerprint.h"
@@ -36,6 +37,7 @@ PYBIND11_MODULE(_C, m) {
         "The CPU instruction set in use: \"default\", \"avx2\" or \"avx512\" "
         "(FBCONV_CPU_CAPABILITY forces one).");
   fbconv::bind_cops(m);
+  fbconv::bind_draw(m);
   fbconv::bind_effort(m);
   fbconv::bind_fingerprint(m);
   fbconv::bind_peak(m);

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..initialisation import Draw
 from ..pattern import SparsePattern
 
 
@@ -21,12 +22,17 @@ class Compressed(nn.Module):
         values: parameter ``(nnz,)`` in row-major order of the mask.
         indices: int32 buffer, the packed pattern.
         frozen: buffer of the dense shape with the initialisation, or None.
+        frozen_scale: 0-d buffer that the frozen weights are multiplied by, or None; only FreezeNet-WD has one
+            (:func:`fbconv.decay_frozen`), so that decay leaves ``frozen`` the numbers that a seed stands for.
+        draw: which random numbers ``frozen`` was drawn as, or None; files then hold the seed.
         backend: how :mod:`fbconv.functional` computes the layer; "auto" by default.
     """
 
     values: nn.Parameter
     indices: Tensor
     frozen: Tensor | None
+    frozen_scale: Tensor | None
+    draw: Draw | None
     backend: str
 
     def _compress(self, dense: Tensor, mask: Tensor | None, frozen: bool, requires_grad: bool) -> None:
@@ -39,6 +45,8 @@ class Compressed(nn.Module):
         self.backend = "auto"
         self.register_buffer("indices", pattern.packed.to(dense.device))
         self.register_buffer("frozen", dense.clone() if frozen else None)
+        self.register_buffer("frozen_scale", None)
+        self.draw = None
         self.values = nn.Parameter(_entries(dense, pattern), requires_grad)
 
     @property
@@ -48,7 +56,11 @@ class Compressed(nn.Module):
 
     def dense_values(self) -> Tensor:
         """The dense tensor that the values stand for (coefficients, for filter-basis layers); differentiable."""
-        return self.pattern.scatter(self.values, self.frozen)
+        return self.pattern.scatter(self.values, self.frozen_weights())
+
+    def frozen_weights(self) -> Tensor | None:
+        """What stands where nothing is trained, of the dense shape, or None for zeros."""
+        return self.frozen if self.frozen_scale is None else self.frozen * self.frozen_scale
 
     @torch.no_grad()
     def set_mask(self, mask: Tensor) -> None:
@@ -72,15 +84,23 @@ class Compressed(nn.Module):
         self._check_mask(mask, self._shape)
         pattern = SparsePattern.from_mask(mask)
         values = _entries(self.dense_values(), pattern)
-        self.frozen = None
+        self.frozen = self.frozen_scale = self.draw = None
         self._adopt(pattern.packed, values)
 
     @torch.no_grad()
     def freeze(self, mask: Tensor) -> None:
         """Freezes the layer as it stands and trains only the entries of ``mask`` from now on."""
         self._check_mask(mask, self._shape)
-        self.frozen = self.dense_values()
+        self.frozen, self.frozen_scale, self.draw = self.dense_values(), None, None
         self.set_mask(mask)
+
+    @torch.no_grad()
+    def redraw(self, draw: Draw) -> None:
+        """Starts the layer anew, frozen weights too if it has them, from the weights of ``draw``; in place."""
+        dense = draw.tensor(self._shape).to(self.values)
+        self.values.copy_(_entries(dense, self.pattern))
+        if self.frozen is not None:
+            self.frozen, self.frozen_scale, self.draw = dense, None, draw
 
     def _adopt(self, packed: Tensor, values: Tensor) -> None:
         self.indices = packed.to(self.indices.device)
@@ -104,6 +124,8 @@ class Compressed(nn.Module):
                 )
             if self.indices.is_meta or not torch.equal(packed, self.indices.to(packed.device)):
                 self._adopt(packed.clone(), self.values.detach().new_empty(pattern.nnz))
+        if self.frozen_scale is None and self.frozen is not None and prefix + "frozen_scale" in state_dict:
+            self.frozen_scale = self.frozen.new_ones(())
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _density_text(self) -> str:

@@ -108,5 +108,5 @@ class FrozenConv2d(_CompressedConv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         input, geometry = self.geometry.padded(input)
-        args = (self.frozen, self.values, self.pattern, self.bias)
+        args = (self.frozen_weights(), self.values, self.pattern, self.bias)
         return F.frozen_conv2d(input, *args, **geometry, backend=self.backend)

@@ -97,4 +97,4 @@ class FrozenLinear(_CompressedLinear):
     _frozen = True
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.frozen_linear(input, self.frozen, self.values, self.pattern, self.bias, backend=self.backend)
+        return F.frozen_linear(input, self.frozen_weights(), self.values, self.pattern, self.bias, backend=self.backend)
