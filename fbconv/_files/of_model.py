@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..initialisation import Draw
 from ..nn import Compressed, FBConv2d, FilterBasis
-from .entries import Entry, Layer, Plain, Same, coded, key_of, same_bits
+from .entries import Entry, Plain, Same, coded, key_of, same_bits
 
 _OWN = ("values", "indices", "frozen")  # a compressed layer's tensors that its entry stands for
 

@@ -38,7 +38,7 @@ def model_of_file(file: File, model: nn.Module) -> nn.Module:
             made[module] = _compressed(layer, module, mask, bases)
             made[module].backend = backends.get(name, "auto")
             if layer.key("frozen_scale") in state:
-                made[module].frozen_scale = made[module].values.detach().new_ones(())
+                made[module].frozen_scale = torch.ones((), device=made[module].values.device)
     model = _replace(model, made.get)
     _load(model, state)
     return model
