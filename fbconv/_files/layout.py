@@ -256,6 +256,9 @@ def _check_names(entries: Sequence[Entry]) -> None:
 
 def _check_bases(entries: Sequence[Entry]) -> None:
     bases = {entry.name: entry.tensor for entry in entries if isinstance(entry, Plain) and entry.init is not None}
+    idle = bases.keys() - {entry.basis for entry in entries if isinstance(entry, Layer)}
+    if idle:
+        raise ValueError(f"layout: filter basis {_short(min(idle))} belongs to no layer")
     for layer in entries:
         if isinstance(layer, Layer) and layer.basis is not None and not _fits(layer, bases.get(layer.basis)):
             got = tuple(bases[layer.basis].shape) if layer.basis in bases else "nothing"
