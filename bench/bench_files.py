@@ -78,15 +78,18 @@ def measure(dense: nn.Module, masks: Mapping[str, Tensor], init: str, path: Path
     }
     facts = describe(read(path))  # of the last, pruned in float32
     kept = facts["kept"]
+    layers, weights = facts["layers"], facts["weights"]
     positions = {
-        name: sum(layer["position"][name] * layer["kept"] for layer in facts["layers"] if layer["kept"]) / kept
-        for name in ("bits", "bound_bits", "csr_bits", "bitmap_bits")
+        name: sum(layer["position"][name] * layer["kept"] for layer in layers if layer["kept"]) / kept
+        for name in ("bits", "bound_bits")
     }
+    positions["csr_bits"] = 32 * (kept + sum(layer["shape"][0] + 1 for layer in layers)) / kept
+    positions["bitmap_bits"] = weights / kept
     # Of the mask as a whole, which does not know how many weights each layer keeps.
-    positions["global_bound_bits"] = entropy_bits(kept, facts["weights"]) / kept
+    positions["global_bound_bits"] = entropy_bits(kept, weights) / kept
     fbconv.save(frozen, path)
     return {
-        "weights": facts["weights"], "kept": kept,
+        "weights": weights, "kept": kept,
         "position": positions,
         "bytes": sizes | {name: facts["bytes"][name] for name in ("with_csr", "with_bitmap", "dense_float32")},
         "save_seconds": best(lambda: fbconv.save(frozen, path), repetitions),
