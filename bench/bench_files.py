@@ -157,11 +157,17 @@ def coder_table(rows: Sequence[Row]) -> Table:
 
 def plot(rows: Sequence[Row], path: Path) -> None:
     figure = figure_of(width=15, height=8)
-    panels = figure.subplots(2, len(NETWORKS))
+    halves = figure.subfigures(2, 1)
+    panels = [half.subplots(1, len(NETWORKS)) for half in halves]
     for column, (network, title) in enumerate(NETWORKS.items()):
         mine = [row for row in rows if row["network"] == network]
-        above, below = panels[:, column]
-        bars(above, [row["position"] for row in mine], POSITIONS, "{:.3g}".format)
+        above, below = (half[column] for half in panels)
+        bars(
+            above,
+            [row["position"] for row in mine],
+            POSITIONS,
+            lambda bits: f"{bits:.3g}" if bits < 999 else f"{bits:.0f}",
+        )
         places = range(len(mine))
         bounds = [row["position"]["bound_bits"] for row in mine]
         above.hlines(bounds, [p - 0.45 for p in places], [p + 0.45 for p in places], color="black", linestyle=":",
@@ -170,10 +176,10 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         bars(below, [row["bytes"] for row in mine], FILES, size_text)
         for axes in (above, below):
             axes.set_xticks(places, [f"q = {row['sparsity']:g}" for row in mine])
-    panels[0, 0].set_ylabel("bits for the position of a kept weight")
-    panels[1, 0].set_ylabel("bytes of the whole file")
-    for axes in panels[:, 0]:
-        axes.legend(loc="upper left" if axes is panels[0, 0] else "lower left", fontsize=8, framealpha=1)
+    panels[0][0].set_ylabel("bits for the position of a kept weight")
+    panels[1][0].set_ylabel("bytes of the whole file")
+    for half, axes in zip(halves, panels, strict=True):
+        half.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
     figure.suptitle("Networks pruned by SNIP: positions and whole files")
     save_figure(figure, path)
 
@@ -187,7 +193,7 @@ def bars(axes, rows: Sequence[Row], kinds: dict[str, str], text: Callable[[float
         values = [row[kind] for row in rows]
         axes.bar(places, values, width, color=colour, hatch=hatch, edgecolor="white", linewidth=0.5, label=label)
         for place, value in zip(places, values, strict=True):
-            axes.annotate(text(value), (place, value), (0, 2), textcoords="offset points", ha="center", fontsize=7,
+            axes.annotate(text(value), (place, value), (0, 4), textcoords="offset points", ha="center", fontsize=7,
                           rotation=90)  # fmt: skip
     axes.set_yscale("log")
     low, high = axes.get_ylim()
