@@ -41,10 +41,10 @@ def networks(data: DataSet) -> dict[str, nn.Sequential]:
     _, channels, size, _ = data.train.images.shape
     vgg = partial(build, "vgg16", in_channels=channels, image_size=size, num_classes=data.num_classes)
     hidden = [f"fc{kind}{i}" for kind in ("", "_norm", "_relu") for i in (1, 2)]
-    lth = vgg(generator=stream(0, "weights"))
+    lth = vgg(seed=0)
     for name in hidden:
         delattr(lth, name)
-    return {"VGG-16": vgg(generator=stream(0, "weights")), "VGG-16-LTH": lth}
+    return {"VGG-16": vgg(seed=0), "VGG-16-LTH": lth}
 
 
 def fewest_without_collapse(scores: Mapping[str, Tensor]) -> int:

@@ -21,6 +21,7 @@ from . import bench_command, cops_command, info_command, pack_command, score_com
 from . import train as training
 from .data import DATA_SETS
 from .experiment import BACKENDS, MODES, SPACES, Config, environment, write_json
+from .initialisation import INITS
 from .models import MODELS
 from .plots import plot_comparison
 from .scores import SCORES
@@ -100,6 +101,13 @@ def train(
         int, typer.Option(help="Rounds of scoring and pruning before training; 100 for synflow.")
     ] = Config.rounds,
     sparsity: Annotated[float, typer.Option(help="Share of weights not to train, in [0, 1].")] = Config.sparsity,
+    init: Annotated[
+        str | None, typer.Option(help=f"Distribution of the weights, by default the model's own: {', '.join(INITS)}.")
+    ] = Config.init,
+    reinit: Annotated[bool, typer.Option("--reinit", help="Draw new weights once the mask is found.")] = Config.reinit,
+    frozen_decay: Annotated[
+        float, typer.Option(help="Weight decay of frozen weights (FreezeNet-WD); vanished ones are pruned at the end.")
+    ] = Config.frozen_decay,
     epochs: Annotated[int, typer.Option(help="Passes over the training split.")] = Config.epochs,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = Config.batch_size,
     lr: Annotated[
@@ -188,6 +196,9 @@ def _folder(config: Config) -> str:
         parts += [config.combine, config.control, f"{config.alpha:g}"] if config.control else []
         parts += [f"{config.rounds}rounds"] if config.rounds > 1 else []
         parts += [f"{config.sparsity:g}"]
+        parts += [config.init] if config.init else []
+        parts += ["reinit"] if config.reinit else []
+        parts += [f"decay{config.frozen_decay:g}"] if config.frozen_decay else []
     return "-".join([*parts, f"seed{config.seed}"])
 
 

@@ -1,12 +1,18 @@
-"""The same masks on every rank of a process group."""
+"""Compressed models on several ranks: the same masks everywhere, and only trained values between them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .nn import Compressed
 
 
 def reduce_scores(scores: Mapping[str, Tensor], group: dist.ProcessGroup | None = None) -> dict[str, Tensor]:
@@ -50,7 +56,7 @@ def broadcast_masks(
 
     Example:
         >>> masks = fbconv.prune_masks(model, "snip", 0.9, 1, batches=batches) if rank == 0 else None  # doctest: +SKIP
-        >>> model = DistributedDataParallel(fbconv.sparsify(model, broadcast_masks(masks)))  # doctest: +SKIP
+        >>> model = data_parallel(fbconv.sparsify(model, broadcast_masks(masks)))  # doctest: +SKIP
     """
     _check("broadcast_masks")
     mine = dist.get_rank() == source
@@ -65,6 +71,88 @@ def broadcast_masks(
         dist.broadcast(words, source, group)
         received[name] = words.bool()
     return received
+
+
+def data_parallel(model: nn.Module, group: dist.ProcessGroup | None = None, **options: Any) -> DistributedDataParallel:
+    """The model in torch's ``DistributedDataParallel``, set up so that ranks exchange only what is trained.
+
+    Left alone, that sends all buffers at the start and again in every step: patterns and frozen weights, as much as a
+    dense network. Here the ranks compare digests of them once; what travels is, at the start, all parameters, and in
+    each step the gradients of parameters (``values``, biases, normalisation, filter bases) and the buffers of other
+    layers, such as batch-norm statistics. Steps equal those of one process with all ranks' batches at once, where the
+    loss is a mean and all have equally many examples; batch norm sees one rank's examples only, as always.
+
+    A layer whose mask changes gets a new parameter: change masks on ``.module``, then wrap that again.
+
+    Args:
+        model: the same on every rank, but for the values of its parameters; these are taken from the first rank.
+        group: of ``torch.distributed``; by default all ranks.
+        options: others of ``DistributedDataParallel``, but not its ``process_group`` or ``device_mesh``.
+
+    Raises:
+        ValueError: without an initialised process group; on every rank, if the patterns, frozen weights or other
+            buffers of a compressed layer differ between ranks, naming the first such layer.
+
+    Example:
+        A script that ``torchrun --nproc-per-node 2 script.py`` runs; each rank draws batches of its own. ::
+
+            dist.init_process_group("gloo")
+            model = fbconv.models.build("lenet5", seed=0)
+            masks = fbconv.prune_masks(model, "snip", 0.99, 1, batches=[next(batches)])
+            model = data_parallel(fbconv.freeze(model, broadcast_masks(masks)))
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9)
+            for images, labels in batches:
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(images), labels).backward()
+                optimizer.step()
+    """
+    _check("data_parallel")
+    _require_equal_layers(model, group)
+    ignored = {*getattr(model, "_ddp_params_and_buffers_to_ignore", ()), *_constants(model)}
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
+    return DistributedDataParallel(model, process_group=group, **options)
+
+
+def _compressed_layers(model: nn.Module) -> Iterator[tuple[str, Compressed]]:
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, Compressed))
+
+
+def _constants(model: nn.Module) -> Iterator[str]:
+    """Names of the buffers of compressed layers, which training does not change."""
+    for layer, module in _compressed_layers(model):
+        for buffer, _ in module.named_buffers(layer, recurse=False):
+            yield buffer
+
+
+def _require_equal_layers(model: nn.Module, group: dist.ProcessGroup | None) -> None:
+    mine = [(name, type(layer).__name__, _digest(layer)) for name, layer in _compressed_layers(model)]
+    ranks: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(ranks, mine, group)
+    # Every rank looks at all digests, so that all raise or none, and none waits for another.
+    for rank, layers in enumerate(ranks):
+        name = _first_difference(ranks[0], layers)
+        if name is not None:
+            raise ValueError(
+                f"data_parallel: model must have the same compressed layers, patterns and frozen weights on all ranks, "
+                f"got a layer {name!r} on rank {rank} unlike that on rank 0"
+            )
+
+
+def _first_difference(ours: Sequence[tuple[str, ...]], theirs: Sequence[tuple[str, ...]]) -> str | None:
+    """Name of the first layer that the two do not both have alike."""
+    for one, other in zip_longest(ours, theirs):
+        if one != other:
+            return (one or other)[0]
+    return None
+
+
+def _digest(layer: Compressed) -> str:
+    """Of its own buffers: names, dtypes, shapes and bits."""
+    digest = hashlib.sha256()
+    for name, buffer in layer.named_buffers(recurse=False):
+        digest.update(f"{name} {buffer.dtype} {tuple(buffer.shape)};".encode())
+        digest.update(buffer.detach().cpu().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _check(name: str) -> None:

@@ -20,6 +20,7 @@ import torch
 from . import _C
 from ._version import __version__
 from .data import DATA_SETS
+from .initialisation import INITS
 from .models import MODELS
 from .schedules import COMBINATIONS
 from .scores import SCORES
@@ -50,6 +51,10 @@ class Config:
             budget. Unused when dense.
         epochs, batch_size: length of training and images per step.
         lr: first learning rate; None takes the model's own (.1, and .03 for ``lenet5``, which diverges above).
+        init: distribution of the weights (:class:`fbconv.initialisation.Draw`); None takes the model's own.
+        reinit: draw other weights from the same distribution once the mask is found. Unused when dense.
+        frozen_decay: weight decay of frozen weights (:func:`fbconv.decay_frozen`); those that have vanished at the end
+            are pruned. Only with ``"freeze"``.
         seed: of the weights, the split, the scoring batch and the data's order.
         device: ``"auto"`` is CUDA where there is one.
         backend: of the compressed modules.
@@ -74,6 +79,9 @@ class Config:
     combine: str = "cops"
     rounds: int = 1
     sparsity: float = 0.9
+    init: str | None = None
+    reinit: bool = False
+    frozen_decay: float = 0.0
     epochs: int = 30
     batch_size: int = 100
     lr: float | None = None
@@ -92,6 +100,7 @@ class Config:
             "backend": BACKENDS,
         }
         choices |= {} if self.control is None else {"control": SCORES}
+        choices |= {} if self.init is None else {"init": INITS}
         for name, known in choices.items():
             self._require(name, getattr(self, name) in known, f"one of {', '.join(known)}")
         sharing = re.fullmatch(r"coarse|medium|fine|(in|out):[1-9]\d*", self.sharing) is not None
@@ -100,7 +109,9 @@ class Config:
         self._require("sparsity", 0 <= self.sparsity <= 1, "in [0, 1]")
         for name in ("rounds", "epochs", "batch_size"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        self._require("seed", 0 <= self.seed < 2**63, "in [0, 2^63)")
+        self._require("frozen_decay", 0 <= self.frozen_decay < math.inf, "finite and not negative")
+        self._require("frozen_decay", self.frozen_decay == 0 or self.mode == "freeze", "0 unless mode is freeze")
+        self._require("seed", 0 <= self.seed < 2**32, "in [0, 2^32)")
         if self.lr is None:
             object.__setattr__(self, "lr", MODELS[self.model].lr)
         self._require("lr", 0 < self.lr < math.inf, "positive and finite")
@@ -126,8 +137,16 @@ def stream(seed: int, purpose: str) -> torch.Generator:
         ... )
         True
     """
-    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.Generator().manual_seed(int.from_bytes(_digest(seed, purpose)[:8], "big") >> 1)
+
+
+def seed32(seed: int, purpose: str) -> int:
+    """A seed of 32 bits for each purpose, for what is drawn by :func:`fbconv.initialise`."""
+    return int.from_bytes(_digest(seed, purpose)[:4], "big")
+
+
+def _digest(seed: int, purpose: str) -> bytes:
+    return hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
 
 
 def choose_device(name: str) -> torch.device:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .convert import freeze, interspace, prunable, sparsify
+from .convert import freeze, initialise, interspace, prunable, sparsify
 from .data import DataSet, Split, load
 from .experiment import (
     Config,
@@ -18,10 +19,13 @@ from .experiment import (
     environment,
     load_checkpoint,
     save_checkpoint,
+    seed32,
     stream,
     write_json,
 )
-from .models import build
+from .freezing import decay_frozen, finish, frozen_layers, remaining
+from .masks import LayerCollapseWarning
+from .models import MODELS, build
 from .nn import FilterBasis
 from .plots import plot_curves, require_matplotlib
 from .schedules import prune_masks
@@ -30,6 +34,7 @@ MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 CHECKPOINT = "last.ckpt"
 RESULT = "result.json"
+VANISHED = 1e-3  # of their initial size: frozen weights that may be pruned
 _EVALUATION_BATCH = 500
 
 # (steps done, steps in all, the last finished epoch's figures)
@@ -68,7 +73,7 @@ class Prepared:
 
 
 def prepare(config: Config, data: DataSet) -> Prepared:
-    """Build the model that ``config`` describes: network, then space, then mask.
+    """Build the model that ``config`` describes: network, then space, then mask, then perhaps other weights.
 
     Raises:
         ValueError: if the filter bases alone have more entries than the sparsity leaves, or the model has nothing to
@@ -80,13 +85,15 @@ def prepare(config: Config, data: DataSet) -> Prepared:
         4305
     """
     device = data.train.images.device
+    init = config.init or MODELS[config.model].init
     _, channels, size, _ = data.train.images.shape
     model = build(
         config.model,
         in_channels=channels,
         image_size=size,
         num_classes=data.num_classes,
-        generator=stream(config.seed, "weights"),
+        init=init,
+        seed=config.seed,
     ).to(device)
     weights = sum(shape.numel() for shape in prunable(model).values())
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -95,8 +102,10 @@ def prepare(config: Config, data: DataSet) -> Prepared:
         if not _basis_entries(model):
             raise ValueError(f"train: space interspace needs a convolution larger than 1x1, {config.model} has none")
     if config.mode != "dense":
-        compress = {"prune": sparsify, "freeze": freeze}[config.mode]
-        model = compress(model, _masks(config, model, data, weights))
+        masks = _masks(config, model, data, weights)
+        model = sparsify(model, masks) if config.mode == "prune" else freeze(model, masks, config.seed, init)
+        if config.reinit:
+            model = initialise(model, init, seed32(config.seed, "reinit"), inplace=True)
     for module in model.modules():
         if hasattr(module, "backend"):
             module.backend = config.backend
@@ -114,17 +123,20 @@ def _masks(config: Config, model: nn.Module, data: DataSet, weights: int) -> dic
             f"train: sparsity must leave room for the {_basis_entries(model)} entries of the filter bases, "
             f"got {config.sparsity} of {weights} weights"
         )
-    return prune_masks(
-        model,
-        config.score,
-        1 - budget / candidates,
-        config.rounds,
-        batches=[batch],
-        generator=generator,
-        control=config.control,
-        alpha=config.alpha,
-        combine=config.combine,
-    )
+    with warnings.catch_warnings():
+        if config.mode == "freeze":  # a layer without a trained weight still passes signals on
+            warnings.simplefilter("ignore", LayerCollapseWarning)
+        return prune_masks(
+            model,
+            config.score,
+            1 - budget / candidates,
+            config.rounds,
+            batches=[batch],
+            generator=generator,
+            control=config.control,
+            alpha=config.alpha,
+            combine=config.combine,
+        )
 
 
 def _basis_entries(model: nn.Module) -> int:
@@ -140,6 +152,12 @@ def make_optimizer(model: nn.Module, lr: float) -> torch.optim.SGD:
         {"params": [p for p in model.parameters() if id(p) in others], "weight_decay": 0.0},
     ]
     return torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM)
+
+
+def gradient_norm(model: nn.Module) -> Tensor:
+    """L2 norm of the last gradient of all trained weights together; biases, normalisation and bases do not count."""
+    gradients = [model.get_parameter(name).grad for name in prunable(model)]
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
 
 
 def learning_rate(config: Config, epoch: int) -> float:
@@ -184,7 +202,9 @@ def train(config: Config, out: str | Path, progress: Progress | None = None) -> 
 
     Returns:
         what ``result.json`` holds; accuracies and sparsities as fractions, ``seconds`` of wall time over all sittings,
-        ``steps_per_second`` of the training steps alone.
+        ``steps_per_second`` of the training steps alone. ``frozen_size`` is how large frozen weights still are at the
+        best epoch, as a share of their initial size: where it is small enough for them to have vanished, the tested
+        model is the pruned one. The history's ``gradient_norm`` is the mean of :func:`gradient_norm` over an epoch.
 
     Raises:
         ValueError: if ``out`` holds a run of another configuration, or the configuration cannot be met.
@@ -205,7 +225,10 @@ def train(config: Config, out: str | Path, progress: Progress | None = None) -> 
     checkpoint = load_checkpoint(out / CHECKPOINT, config)
     data = load(config.data, config.data_dir, config.seed).to(choose_device(config.device))
     prepared = prepare(config, data)
-    run = _Run(config, data, prepared.model, make_optimizer(prepared.model, config.lr))
+    optimizer = make_optimizer(prepared.model, config.lr)
+    if config.frozen_decay:
+        decay_frozen(prepared.model, optimizer, config.frozen_decay)
+    run = _Run(config, data, prepared.model, optimizer)
     if checkpoint is not None:
         run.restore(checkpoint)
     started -= run.seconds
@@ -245,7 +268,7 @@ class _Run:
         rate = learning_rate(self.config, number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss, accuracy = self._train(number, progress)
+        loss, accuracy, norm = self._train(number, progress)
         validation_loss, validation_accuracy = evaluate(self.model, self.data, self.data.validation)
         if not math.isfinite(loss + validation_loss):
             raise RuntimeError(
@@ -257,25 +280,27 @@ class _Run:
                 "lr": rate,
                 "train_loss": loss,
                 "train_accuracy": accuracy,
+                "gradient_norm": norm,
                 "validation_loss": validation_loss,
                 "validation_accuracy": validation_accuracy,
             }
         )
         if not self.best or _quality(self.history[-1]) > _quality(self.history[self.best["epoch"] - 1]):
-            weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+            weights = {name: value.clone() for name, value in _changing_state(self.model).items()}
             self.best = {"epoch": number + 1, "model": weights}
 
-    def _train(self, number: int, progress: Progress | None) -> tuple[float, float]:
+    def _train(self, number: int, progress: Progress | None) -> tuple[float, float, float]:
         started = time.perf_counter()
         self.model.train()
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.data.mean.device)
-        correct, seen = torch.zeros_like(loss_sum), 0
+        correct, norms, seen = torch.zeros_like(loss_sum), torch.zeros_like(loss_sum), 0
         generator = stream(self.config.seed, f"epoch {number}")
         for step, (images, labels) in enumerate(self.data.training_batches(self.config.batch_size, generator), start=1):
             outputs = self.model(images)
             loss = F.cross_entropy(outputs, labels)
             self.optimizer.zero_grad()
             loss.backward()
+            norms += gradient_norm(self.model)
             self.optimizer.step()
             loss_sum += loss.detach() * len(labels)
             correct += (outputs.argmax(1) == labels).sum()
@@ -283,7 +308,7 @@ class _Run:
             if progress:
                 done = number * self.steps_per_epoch + step
                 progress(done, self.config.epochs * self.steps_per_epoch, self.history[-1] if self.history else None)
-        means = loss_sum.item() / seen, correct.item() / seen
+        means = loss_sum.item() / seen, correct.item() / seen, norms.item() / step
         self.training_seconds += time.perf_counter() - started
         return means
 
@@ -291,7 +316,7 @@ class _Run:
         """What :meth:`restore` needs to go on as if nothing had happened."""
         return {
             "config": dataclasses.asdict(self.config),
-            "model": self.model.state_dict(),
+            "model": _changing_state(self.model),
             "optimizer": self.optimizer.state_dict(),
             "history": self.history,
             "best": self.best,
@@ -301,10 +326,21 @@ class _Run:
 
     def restore(self, state: dict[str, object]) -> None:
         """Continue from a checkpoint."""
-        self.model.load_state_dict(state["model"])
+        _load_changing_state(self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name in ("history", "best", "seconds", "training_seconds"):
             setattr(self, name, state[name])
+
+
+def _changing_state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state without its frozen weights, which the configuration gives again."""
+    frozen = {f"{name}.frozen" for name in frozen_layers(model)}
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+
+
+def _load_changing_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    frozen = {f"{name}.frozen": layer.frozen for name, layer in frozen_layers(model).items()}
+    model.load_state_dict({**state, **frozen})
 
 
 def _quality(entry: dict[str, float]) -> tuple[float, float]:
@@ -312,8 +348,10 @@ def _quality(entry: dict[str, float]) -> tuple[float, float]:
 
 
 def _report(run: _Run, prepared: Prepared) -> dict[str, object]:
-    run.model.load_state_dict(run.best["model"])
-    _, test_accuracy = evaluate(run.model, run.data, run.data.test)
+    _load_changing_state(run.model, run.best["model"])
+    frozen_size = max((remaining(layer) for layer in frozen_layers(run.model).values()), default=0.0)
+    model = finish(run.model, VANISHED) if 0 < frozen_size <= VANISHED else run.model
+    _, test_accuracy = evaluate(model, run.data, run.data.test)
     steps = len(run.history) * run.steps_per_epoch
     return {
         "test_accuracy": test_accuracy,
@@ -324,6 +362,7 @@ def _report(run: _Run, prepared: Prepared) -> dict[str, object]:
         "real_sparsity": prepared.real_sparsity,
         "trained_weights": prepared.trained_weights,
         "weights": prepared.weights,
+        "frozen_size": frozen_size,
         "seconds": run.seconds,
         "steps_per_second": steps / run.training_seconds,
         "history": run.history,

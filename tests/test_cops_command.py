@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import fbconv
@@ -33,6 +35,16 @@ class KilledError(Exception):
     pass
 
 
+@contextmanager
+def thread_count(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_search_in_two_processes_with_a_run_that_was_killed(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -42,7 +54,8 @@ def test_a_search_in_two_processes_with_a_run_that_was_killed(tmp_path, monkeypa
         if entry:
             raise KilledError
 
-    with pytest.raises(KilledError):
+    threads = max(1, len(os.sched_getaffinity(0)) // 2)  # of each process
+    with thread_count(threads), pytest.raises(KilledError):
         train(killed, tmp_path / "alpha-0.9", kill)
     assert (tmp_path / "alpha-0.9" / "last.ckpt").exists()
     result = run("--alpha", 0.9, "--alpha", 0.1, *OPTIONS, "--jobs", 2, "--out", tmp_path)
@@ -52,9 +65,10 @@ def test_a_search_in_two_processes_with_a_run_that_was_killed(tmp_path, monkeypa
     assert list(summary["runs"]) == summary["labels"] == labels
     assert summary["failures"] == {}
     assert summary["runs"]["alpha-0.9"]["config"] == {**vars(killed)}
-    assert without_times(summary["runs"]["alpha-0.9"]) == without_times(train(killed, tmp_path / "again"))
-    cores = len(os.sched_getaffinity(0))
-    assert summary["runs"]["alpha-0.1"]["environment"]["threads"] == max(1, cores // 2)
+    assert summary["runs"]["alpha-0.1"]["environment"]["threads"] == threads
+    with thread_count(threads):
+        again = train(killed, tmp_path / "again")
+    assert without_times(summary["runs"]["alpha-0.9"]) == without_times(again)
     by_alpha = {alpha: summary["runs"][f"alpha-{alpha:g}"] for alpha in (0.1, 0.9)}
     assert summary["best_alpha"] == max(by_alpha, key=lambda alpha: cops_command._quality(by_alpha[alpha]))
     check_matrices(summary)

@@ -57,7 +57,7 @@ def test_gradients_are_summed_before_the_absolute_value():
 
 
 def test_snip_on_lenet5_matches_autograd():
-    model = build("lenet5", generator=generator(1)).double()
+    model = build("lenet5", seed=1).double()
     images = torch.randn(8, 1, 28, 28, generator=generator(2), dtype=torch.float64)
     labels = torch.arange(8)
     F.cross_entropy(model(images), labels).backward()

@@ -1,6 +1,5 @@
 """Training runs: every combination of options, their arithmetic, and runs that are killed and resumed."""
 
-import copy
 import dataclasses
 import itertools
 import json
@@ -19,10 +18,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import fbconv
-from fbconv import convert, data, models
+from fbconv import convert, data
 from fbconv.experiment import Config, load_checkpoint
 from fbconv.masks import kept_count
-from fbconv.models import MODELS, Architecture
+from fbconv.models import MODELS, Architecture, build
 from fbconv.train import WEIGHT_DECAY, evaluate, learning_rate, make_optimizer, prepare, train
 
 COMBINATIONS = list(itertools.product(("spatial", "interspace"), ("dense", "prune", "freeze")))
@@ -58,7 +57,7 @@ def normed(monkeypatch):
             )
         )
 
-    monkeypatch.setitem(MODELS, "normed", Architecture(layers, models._kaiming_normal, lr=0.1, smallest=28))
+    monkeypatch.setitem(MODELS, "normed", Architecture(layers, "kaiming_normal", lr=0.1, smallest=28))
 
 
 def loaded(config):
@@ -166,7 +165,7 @@ def test_every_combination_trains_and_reports(tmp_path, space, mode):
     assert json.loads((tmp_path / "result.json").read_text()) == result
     assert set(result) == {
         "test_accuracy", "test_images", "validation_accuracy", "best_epoch", "sparsity", "real_sparsity",
-        "trained_weights", "weights", "seconds", "steps_per_second", "history", "config", "environment",
+        "trained_weights", "weights", "frozen_size", "seconds", "steps_per_second", "history", "config", "environment",
     }  # fmt: skip
     assert result["config"] == dataclasses.asdict(config)
     assert result["test_images"] == 60
@@ -199,7 +198,7 @@ def test_the_best_validation_epoch_is_tested(tmp_path):
 def test_evaluation_is_the_mean_over_the_split(monkeypatch):
     monkeypatch.setattr("fbconv.train._EVALUATION_BATCH", 7)
     digits = loaded(Config())
-    model = models.build("lenet5")
+    model = build("lenet5")
     outputs = model(digits.normalise(digits.test.images))
     loss, accuracy = evaluate(model.train(), digits, digits.test)
     assert loss == pytest.approx(F.cross_entropy(outputs, digits.test.labels).item(), rel=1e-5)
@@ -208,18 +207,31 @@ def test_evaluation_is_the_mean_over_the_split(monkeypatch):
 
 
 @pytest.mark.parametrize("space", ["spatial", "interspace"])
-def test_frozen_weights_are_bit_identical_at_the_end(tmp_path, space):
+def test_frozen_weights_are_bit_identical_at_the_end(tmp_path, monkeypatch, space):
+    trained = []
+
+    def watched(model, lr):
+        trained.append(model)
+        return make_optimizer(model, lr)
+
+    monkeypatch.setattr("fbconv.train.make_optimizer", watched)
     config = Config(space=space, mode="freeze", epochs=2, batch_size=90)
-    model = prepare(config, loaded(config)).model
-    before = copy.deepcopy(model)
+    before = prepare(config, loaded(config)).model
     train(config, tmp_path)
-    model.load_state_dict(load_checkpoint(tmp_path / "last.ckpt", config)["model"])
     for name in ("conv1", "conv2", "fc1", "fc2"):
-        old, new = before.get_submodule(name), model.get_submodule(name)
+        old, new = before.get_submodule(name), trained[0].get_submodule(name)
         mask = old.pattern.mask()
         assert torch.equal(new.pattern.mask(), mask)
+        assert torch.equal(new.frozen, old.frozen)
         assert torch.equal(new.dense_values()[~mask], old.dense_values()[~mask])
         assert not torch.equal(new.values, old.values)
+
+
+def test_checkpoints_leave_frozen_weights_to_the_seed(tmp_path):
+    config = Config(mode="freeze", sparsity=0.99, epochs=1, batch_size=90)
+    train(config, tmp_path)
+    assert not [name for name in load_checkpoint(tmp_path / "last.ckpt", config)["model"] if name.endswith("frozen")]
+    assert (tmp_path / "last.ckpt").stat().st_size < 4 * LENET5 / 4
 
 
 def test_pruned_weights_stay_pruned(tmp_path):
@@ -272,7 +284,7 @@ def test_tensorboard_events(tmp_path):
     result = train(Config(model="lenet300", epochs=3, batch_size=90), tmp_path)
     events = EventAccumulator(str(tmp_path)).Reload()
     assert set(events.Tags()["scalars"]) == {
-        "lr", "train/loss", "train/accuracy", "validation/loss", "validation/accuracy",
+        "lr", "train/loss", "train/accuracy", "gradient/norm", "validation/loss", "validation/accuracy",
     }  # fmt: skip
     logged = [(event.step, event.value) for event in events.Scalars("validation/loss")]
     assert logged == [(e["epoch"], pytest.approx(e["validation_loss"], rel=1e-6)) for e in result["history"]]

@@ -1,0 +1,74 @@
+"""New masks for a model under training, and the optimizer's state with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..nn import Compressed
+from ..pattern import SparsePattern
+
+
+def set_masks(model: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Train other entries of compressed layers from now on, in place.
+
+    Values that survive stay as they are, with their momentum and moments; grown ones start at zero (in frozen layers at
+    their initialisation) with optimizer state zero. Each changed layer gets a new parameter, which takes the old one's
+    place in the optimizer.
+
+    Args:
+        model: with compressed layers.
+        masks: name of their values (as :func:`fbconv.prunable` has them) -> bool mask of the pattern's shape; True =
+            trained. Other layers stay.
+        optimizer: of torch or alike: entries of its state that have a parameter's shape belong to the single values.
+
+    Raises:
+        KeyError: a mask for something else than a compressed layer's values. ValueError: a mask of another shape.
+
+    Example:
+        >>> model = fbconv.sparsify(torch.nn.Sequential(torch.nn.Linear(3, 1)), {"0.weight": torch.tensor([[1, 1, 0]])})
+        >>> set_masks(model, {"0.values": torch.tensor([[False, True, True]])})
+        >>> model[0].weight[0, 2]
+        tensor(0., grad_fn=<SelectBackward0>)
+    """
+    layers = {name: layer_of(model, name) for name in masks}
+    for name, mask in masks.items():
+        layer = layers[name]
+        old, pattern = layer.values, layer.pattern
+        layer.set_mask(mask)
+        if optimizer is not None and layer.values is not old:
+            _replace(optimizer, old, layer.values, pattern, mask)
+
+
+def layer_of(model: nn.Module, name: str) -> Compressed:
+    """The compressed layer whose values have this name."""
+    layer, _, values = name.rpartition(".")
+    compressed = {key for key, module in model.named_modules() if isinstance(module, Compressed)}
+    if values != "values" or layer not in compressed:
+        raise KeyError(f"masks: {name!r} is not the values of a compressed layer; the model has {sorted(compressed)}")
+    return model.get_submodule(layer)
+
+
+def compressed_layers(model: nn.Module) -> dict[str, Compressed]:
+    """Name of the values -> layer, each once."""
+    modules = model.named_modules()
+    return {f"{key}.values".lstrip("."): m for key, m in modules if isinstance(m, Compressed)}
+
+
+def _replace(
+    optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter, pattern: SparsePattern, mask: Tensor
+) -> None:
+    for group in optimizer.param_groups:
+        group["params"] = [new if parameter is old else parameter for parameter in group["params"]]
+    if old in optimizer.state:
+        state = optimizer.state.pop(old)
+        optimizer.state[new] = {key: _moved(value, old, pattern, mask) for key, value in state.items()}
+
+
+def _moved(value: object, old: nn.Parameter, pattern: SparsePattern, mask: Tensor) -> object:
+    """State of single values at the new mask, zero where they are grown; anything else as it is."""
+    if not isinstance(value, Tensor) or value.shape != old.shape:
+        return value
+    return pattern.scatter(value)[mask.to(value.device)]

@@ -1,0 +1,57 @@
+"""Gradients of weights that are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ..nn import Compressed
+from .changing import compressed_layers
+
+
+@contextmanager
+def dense_gradients(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Within, compressed layers run on their dense weights and collect the gradient of every entry.
+
+    Entries that are not kept are zero (or frozen), but have gradients all the same: of the weight, or of the
+    coefficient in the interspace. That costs what a dense step costs, so it is for the few steps that ask for it.
+
+    Args:
+        model: with compressed layers. Its own parameters get no gradients from these layers meanwhile, biases and
+            filter bases aside.
+
+    Yields:
+        name of the values -> tensor of the pattern's shape, whose ``grad`` the backward pass fills; several batches add
+        up.
+
+    Example:
+        >>> model = fbconv.sparsify(torch.nn.Sequential(torch.nn.Linear(2, 1)), {"0.weight": torch.tensor([[1, 0]])})
+        >>> with dense_gradients(model) as weights:
+        ...     model(torch.tensor([[3.0, 4.0]])).sum().backward()
+        >>> weights["0.values"].grad
+        tensor([[3., 4.]])
+    """
+    layers = compressed_layers(model)
+    weights = {name: layer.dense_values().detach().requires_grad_() for name, layer in layers.items()}
+    try:
+        for name, layer in layers.items():
+            _watch(layer, weights[name])
+        yield weights
+    finally:
+        for layer in layers.values():
+            del layer.forward, layer.dense_values
+
+
+def _watch(layer: Compressed, weight: Tensor) -> None:
+    """Instance attributes go before the class's methods: the layer composes and convolves with this tensor."""
+    twin = layer.to_dense()
+
+    def forward(input: Tensor) -> Tensor:
+        own = {"weight": layer.weight} | ({} if layer.bias is None else {"bias": layer.bias})
+        return torch.func.functional_call(twin, own, (input,))
+
+    layer.dense_values = lambda: weight
+    layer.forward = forward
