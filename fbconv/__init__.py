@@ -9,6 +9,7 @@ from __future__ import annotations
 from . import _ops, distributed, functional, nn  # noqa: F401  (_ops loads the extension)
 from ._cops import CopsResult, cops, linear_mix
 from ._version import __version__
+from .checkpoint import load, save
 from .convert import densify, freeze, initialise, interspace, prunable, sparsify
 from .explaining import Explanation, explain
 from .freezing import decay_frozen, finish
@@ -37,10 +38,12 @@ __all__ = [
     "iterative_masks",
     "jaccard",
     "linear_mix",
+    "load",
     "mask_similarity",
     "nn",
     "prunable",
     "prune_masks",
+    "save",
     "score",
     "select",
     "sparsify",

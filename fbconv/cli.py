@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import bench_command, cops_command, score_command
+from . import bench_command, cops_command, info_command, pack_command, score_command, unpack_command
 from . import train as training
 from .data import DATA_SETS
 from .experiment import BACKENDS, MODES, SPACES, Config, environment, write_json
@@ -177,21 +177,9 @@ def reproduce(
 app.command(epilog=score_command.EPILOG)(score_command.score)
 app.command(epilog=cops_command.EPILOG)(cops_command.cops)
 app.command(epilog=bench_command.EPILOG)(bench_command.bench)
-
-
-@app.command(epilog="Example: fbconv info --json")
-def info(as_json: _JSON = False) -> None:
-    """Print versions, instruction set, threads and CUDA."""
-    facts = environment()
-    if as_json:
-        print(json.dumps(facts, indent=2))
-        return
-    table = Table(show_header=False)
-    for key, value in facts.items():
-        parts = value.items() if isinstance(value, dict) else [("", value)]
-        for part, content in parts:
-            table.add_row(f"{key} {part}".strip().replace("_", " "), "-" if content in (None, "") else str(content))
-    Console().print(table)
+app.command(epilog=pack_command.EPILOG)(pack_command.pack)
+app.command(epilog=unpack_command.EPILOG)(unpack_command.unpack)
+app.command(epilog=info_command.EPILOG)(info_command.info)
 
 
 def _config(**options: object) -> Config:

@@ -9,6 +9,7 @@
 #include "fbconv_build_info.h"
 #include "fingerprint.h"
 #include "peak.h"
+#include "positions.h"
 
 namespace py = pybind11;
 
@@ -40,4 +41,5 @@ PYBIND11_MODULE(_C, m) {
   fbconv::bind_effort(m);
   fbconv::bind_fingerprint(m);
   fbconv::bind_peak(m);
+  fbconv::bind_positions(m);
 }

@@ -1,0 +1,1 @@
+"""The compressed file format; :mod:`fbconv.checkpoint` is its public face."""

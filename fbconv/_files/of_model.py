@@ -1,0 +1,75 @@
+"""From models to what a file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+
+from ..initialisation import Draw
+from ..nn import Compressed, FBConv2d, FilterBasis
+from .entries import Entry, Plain, Same, coded, key_of, same_bits
+
+_OWN = ("values", "indices", "frozen")  # a compressed layer's tensors that its entry stands for
+
+
+def entries_of_model(model: nn.Module) -> list[Entry]:
+    """Everything in a model's state dict, shared tensors once.
+
+    Raises:
+        ValueError: something in the state dict that is not a tensor with data.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    compressed = {name: module for name, module in modules.items() if isinstance(module, Compressed)}
+    own = {key_of(name, part) for name in compressed for part in _OWN}
+    # All sharers of a basis have it under a name of their own, which follows from theirs.
+    bases: dict[FilterBasis, str] = {}
+    for name, module in compressed.items():
+        if isinstance(module, FBConv2d):
+            key = key_of(name, "basis.elements")
+            if bases.setdefault(module.basis, key) != key:
+                own.add(key)
+    inits = {key: basis.init for basis, key in bases.items()}
+    rest = {name: tensor for name, tensor in model.state_dict().items() if name not in own}
+    return [*_layers(compressed, bases), *plain_entries(rest, inits)]
+
+
+def _layers(compressed: dict[str, Compressed], bases: dict[FilterBasis, str]) -> Iterator[Entry]:
+    first: dict[Compressed, str] = {}
+    for name, module in compressed.items():
+        if module in first:
+            yield Same(name, first[module], layer=True)
+            continue
+        first[module] = name
+        pattern = module.pattern
+        rest = {}
+        if isinstance(module, FBConv2d):
+            rest = {"basis": bases[module.basis], "axis": module.basis_axis, "groups": module.geometry.groups}
+        yield coded(name, pattern.shape, pattern.positions, module.values.detach(), frozen=_frozen(module), **rest)
+
+
+def _frozen(module: Compressed) -> Tensor | Draw | None:
+    """The draw that gives the very bits of the frozen weights, or the weights themselves."""
+    frozen, draw = module.frozen, module.draw
+    if frozen is None or draw is None:
+        return frozen
+    drawn = draw.tensor(frozen.shape).to(frozen.dtype)
+    return draw if same_bits(drawn, frozen.cpu()) else frozen
+
+
+def plain_entries(state: dict[str, Tensor], inits: dict[str, str] | None = None) -> Iterator[Plain | Same]:
+    """An entry for each tensor; those that are the same memory are stored once.
+
+    Raises:
+        ValueError: something that is not a tensor with data.
+    """
+    first: dict[object, str] = {}
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor) or tensor.is_meta:
+            got = "one on the meta device" if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(f"{name} must be a tensor with data, got {got}")
+        place = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device)
+        if tensor.numel() and first.setdefault(place, name) != name:
+            yield Same(name, first[place], layer=False)
+        else:
+            yield Plain(name, tensor.detach(), (inits or {}).get(name))

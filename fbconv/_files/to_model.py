@@ -1,0 +1,146 @@
+"""From a file to a model: the layers that it says, with its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..convert import _replace, densify
+from ..initialisation import Draw
+from ..nn import Compressed, FBConv2d, FilterBasis, FrozenConv2d, FrozenLinear, SparseConv2d, SparseLinear
+from ..pattern import SparsePattern
+from .container import File
+from .entries import Layer, Plain, same_bits
+
+_KINDS = {nn.Conv2d: (SparseConv2d, FrozenConv2d), nn.Linear: (SparseLinear, FrozenLinear)}
+
+
+def model_of_file(file: File, model: nn.Module) -> nn.Module:
+    """A copy of ``model`` with the layers and the tensors of the file.
+
+    Raises:
+        ValueError: naming the layer or tensor that does not fit, with what the model and the file have.
+    """
+    backends = {name: module.backend for name, module in _modules(model).items() if isinstance(module, Compressed)}
+    model = densify(model)
+    modules, layers, state = _modules(model), file.layers(), file.tensors()
+    for layer in layers.values():
+        _check_place(layer, modules.get(layer.name), state)
+    frozen = file.frozen_weights()
+    bases = _bases(file)
+    made: dict[nn.Module, Compressed] = {}
+    for name, layer in layers.items():
+        module, mask = modules[name], layer.mask()
+        state |= _state(layer, module, mask, frozen.get(name), state)
+        if type(module) in _KINDS and module not in made:
+            made[module] = _compressed(layer, module, mask, bases)
+            made[module].backend = backends.get(name, "auto")
+            if layer.key("frozen_scale") in state:
+                made[module].frozen_scale = torch.ones((), device=made[module].values.device)
+    model = _replace(model, made.get)
+    _load(model, state)
+    return model
+
+
+def _modules(model: nn.Module) -> dict[str, nn.Module]:
+    return dict(model.named_modules(remove_duplicate=False))
+
+
+def _check_place(layer: Layer, module: nn.Module | None, tensors: Mapping[str, Tensor]) -> None:
+    """Before anything of the layer's size is made."""
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor):
+        got = "nothing of that name" if module is None else type(module).__name__
+        raise ValueError(f"layer {layer.name!r} of shape {layer.shape}: the model has {got}")
+    expected = tuple(weight.shape)
+    if layer.basis is not None:
+        if type(module) is not nn.Conv2d:
+            raise ValueError(f"layer {layer.name!r} must be a Conv2d for filter bases, got {type(module).__name__}")
+        elements = tuple(tensors[layer.basis].shape)
+        kernel, groups = (*layer.shape[:2], *elements[-2:]), layer.groups
+        if kernel != expected or groups != module.groups:
+            raise ValueError(
+                f"layer {layer.name!r}: the file has filters {kernel} in {groups} groups, the model {expected} in "
+                f"{module.groups}"
+            )
+    elif layer.shape != expected:
+        raise ValueError(f"layer {layer.name!r}: the file has shape {layer.shape}, the model {expected}")
+
+
+def _bases(file: File) -> dict[str, FilterBasis]:
+    """Name -> basis, to be shared by the layers that name it; their elements are loaded later."""
+    found = {}
+    for entry in file.entries:
+        if isinstance(entry, Plain) and entry.init is not None:
+            shape = entry.tensor.shape
+            n_bases = shape[0] if len(shape) == 4 else None
+            try:
+                found[entry.name] = FilterBasis(
+                    tuple(shape[-2:]), shape[-3], entry.init, n_bases=n_bases, generator=torch.Generator()
+                )
+            except ValueError as error:
+                raise ValueError(f"{entry.name}: {error}") from error
+    return found
+
+
+def _compressed(layer: Layer, module: nn.Module, mask: Tensor, bases: Mapping[str, FilterBasis]) -> Compressed:
+    frozen = layer.frozen is not None
+    if layer.basis is None:
+        made = _KINDS[type(module)][frozen].from_dense(module, mask)
+    else:
+        basis = bases[layer.basis].to(module.weight)
+        made = FBConv2d.from_dense(module, basis, mask, basis_axis=layer.axis, generator=torch.Generator())
+        if frozen:
+            made.freeze(mask)
+    made.draw = layer.frozen if isinstance(layer.frozen, Draw) else None
+    return made
+
+
+def _state(
+    layer: Layer, module: nn.Module, mask: Tensor, frozen: Tensor | None, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors of a layer; a module of a kind that has no compressed form takes the dense weight."""
+    pattern = SparsePattern.from_mask(mask)
+    if type(module) not in _KINDS:
+        return {layer.key("weight"): scattered(layer, frozen, tensors.get(layer.key("frozen_scale")))}
+    state = {layer.key("values"): layer.values, layer.key("indices"): pattern.packed}
+    if frozen is not None:
+        state[layer.key("frozen")] = frozen
+    if layer.basis is not None:
+        state[layer.key("basis.elements")] = tensors[layer.basis]
+    return state
+
+
+def scattered(layer: Layer, frozen: Tensor | None, scale: Tensor | None = None) -> Tensor:
+    """The dense tensor of a layer: its values at their positions, elsewhere zeros or the frozen weights."""
+    dense = layer.values.new_zeros(layer.shape) if frozen is None else frozen * (1 if scale is None else scale)
+    dense.view(-1)[layer.positions()] = layer.values
+    return dense
+
+
+def _load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Loads tensors that are exactly the model's.
+
+    Raises:
+        ValueError: naming the first that is not.
+    """
+    own = model.state_dict(keep_vars=True)
+    for names, what in ((own.keys() - state.keys(), "lacks"), (state.keys() - own.keys(), "has")):
+        if names:
+            raise ValueError(f"the file {what} {', '.join(sorted(names))}, unlike the model")
+    first: dict[int, str] = {}
+    for name, tensor in own.items():
+        _check_tensor(name, state[name], tensor)
+        sharer = first.setdefault(id(tensor), name)
+        if not same_bits(state[name], state[sharer]):
+            raise ValueError(f"{sharer} and {name} are one tensor in the model and two in the file")
+    model.load_state_dict(state)
+
+
+def _check_tensor(name: str, stored: Tensor, own: Tensor) -> None:
+    if stored.shape != own.shape:
+        raise ValueError(f"{name}: the file has shape {tuple(stored.shape)}, the model {tuple(own.shape)}")
+    if stored.dtype != own.dtype and not (stored.is_floating_point() and own.is_floating_point()):
+        raise ValueError(f"{name}: the file has {stored.dtype}, the model {own.dtype}")
