@@ -127,7 +127,8 @@ def train(
 ) -> None:
     """Train a network dense, pruned or frozen, and report its best validation epoch on the test set.
 
-    Writes result.json, curves.png, TensorBoard events and last.ckpt. The same command takes up a run that was killed.
+    Writes result.json, curves.png, model.fbc (the best weights; fbconv info describes it), TensorBoard events and
+    last.ckpt. The same command takes up a run that was killed.
     """
     config = _config(**{field.name: context.params[field.name] for field in dataclasses.fields(Config)})
     out = Path("runs") / _folder(config) if out is None else out
@@ -137,6 +138,7 @@ def train(
         return
     _print_table({config.mode: result}, title=f"{config.model} on {config.data}")
     print(f"results: {out / training.RESULT}\npicture: {out / 'curves.png'}")
+    print(f"model: {out / training.MODEL}, {result['file_bytes']:,} bytes")
 
 
 @app.command(epilog="Example: fbconv reproduce mnist --data-dir data --epochs 5 --out runs/mnist")

@@ -171,7 +171,7 @@ def interspace(
         basis, axis = basis_for(module)
         return FBConv2d.from_dense(module, basis, basis_axis=axis, generator=generator)
 
-    return _replace(model, convert)
+    return replace_modules(model, convert)
 
 
 def densify(model: nn.Module, inplace: bool = False) -> nn.Module:
@@ -185,7 +185,7 @@ def densify(model: nn.Module, inplace: bool = False) -> nn.Module:
     def convert(module: nn.Module) -> nn.Module | None:
         return module.to_dense() if isinstance(module, Compressed) else None
 
-    return _replace(model if inplace else copy.deepcopy(model), convert)
+    return replace_modules(model if inplace else copy.deepcopy(model), convert)
 
 
 def _prunable_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, torch.Size]]:
@@ -229,10 +229,10 @@ def _compress(
         new.backend = module.backend
         return new
 
-    return _replace(model, convert)
+    return replace_modules(model, convert)
 
 
-def _replace(model: nn.Module, convert: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
+def replace_modules(model: nn.Module, convert: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
     """Puts ``convert(module)`` in the place of each module for which it is not None; a module that occurs twice is
     converted once and stays shared."""
     made: dict[nn.Module, nn.Module] = {}

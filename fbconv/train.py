@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .checkpoint import save
 from .convert import freeze, initialise, interspace, prunable, sparsify
 from .data import DataSet, Split, load
 from .experiment import (
@@ -34,6 +35,7 @@ MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 CHECKPOINT = "last.ckpt"
 RESULT = "result.json"
+MODEL = "model.fbc"
 VANISHED = 1e-3  # of their initial size: frozen weights that may be pruned
 _EVALUATION_BATCH = 500
 
@@ -197,15 +199,16 @@ def train(config: Config, out: str | Path, progress: Progress | None = None) -> 
 
     Args:
         config: what to train, on what.
-        out: folder for ``result.json``, ``curves.png``, ``last.ckpt`` (the latest and the best weights) and
-            TensorBoard events; made if need be.
+        out: folder for ``result.json``, ``curves.png``, ``model.fbc`` (the best weights, for :func:`fbconv.load`),
+            ``last.ckpt`` (the latest and the best ones) and TensorBoard events; made if need be.
         progress: called after every step with the steps done, the steps in all, and the last epoch's figures.
 
     Returns:
         what ``result.json`` holds; accuracies and sparsities as fractions, ``seconds`` of wall time over all sittings,
         ``steps_per_second`` of the training steps alone. ``frozen_size`` is how large frozen weights still are at the
         best epoch, as a share of their initial size: where it is small enough for them to have vanished, the tested
-        model is the pruned one. The history's ``gradient_norm`` is the mean of :func:`gradient_norm` over an epoch.
+        model is the pruned one. ``file_bytes`` is the size of ``model.fbc``. The history's ``gradient_norm`` is the
+        mean of :func:`gradient_norm` over an epoch.
 
     Raises:
         ValueError: if ``out`` holds a run of another configuration, or the configuration cannot be met.
@@ -239,7 +242,8 @@ def train(config: Config, out: str | Path, progress: Progress | None = None) -> 
             run.seconds = time.perf_counter() - started
             save_checkpoint(out / CHECKPOINT, run.state())
             _write_events(events, run.history[-1])
-    result = _report(run, prepared)
+    model, frozen_size = _finished(run)
+    result = _report(run, prepared, model) | {"frozen_size": frozen_size, "file_bytes": save(model, out / MODEL)}
     result["seconds"] = time.perf_counter() - started
     plot_curves(result, out / "curves.png")
     write_json(out / RESULT, result)
@@ -348,10 +352,14 @@ def _quality(entry: dict[str, float]) -> tuple[float, float]:
     return entry["validation_accuracy"], -entry["validation_loss"]
 
 
-def _report(run: _Run, prepared: Prepared) -> dict[str, object]:
+def _finished(run: _Run) -> tuple[nn.Module, float]:
+    """The model of the best epoch, pruned where its frozen weights have vanished, and how large they are."""
     _load_changing_state(run.model, run.best["model"])
     frozen_size = max((remaining(layer) for layer in frozen_layers(run.model).values()), default=0.0)
-    model = finish(run.model, VANISHED) if 0 < frozen_size <= VANISHED else run.model
+    return finish(run.model, VANISHED) if 0 < frozen_size <= VANISHED else run.model, frozen_size
+
+
+def _report(run: _Run, prepared: Prepared, model: nn.Module) -> dict[str, object]:
     _, test_accuracy = evaluate(model, run.data, run.data.test)
     steps = len(run.history) * run.steps_per_epoch
     return {
@@ -363,7 +371,6 @@ def _report(run: _Run, prepared: Prepared) -> dict[str, object]:
         "real_sparsity": prepared.real_sparsity,
         "trained_weights": prepared.trained_weights,
         "weights": prepared.weights,
-        "frozen_size": frozen_size,
         "seconds": run.seconds,
         "steps_per_second": steps / run.training_seconds,
         "history": run.history,

@@ -352,3 +352,12 @@ def test_constructors_take_conv2d_arguments(generator):
     assert layer.pattern.density == 1.0
     assert layer(torch.ones(1, 4, 7, 6)).shape == nn.Conv2d(**CONV)(torch.ones(1, 4, 7, 6)).shape
     assert pattern.shape == CONV_MASK
+
+
+@pytest.mark.parametrize("kind", ["SparseConv2d", "SparseLinear"])
+def test_pruned_layers_refuse_to_freeze(kind, generator):
+    module, *_ = build(kind, generator)
+    before = copy.deepcopy(module.state_dict())
+    with pytest.raises(TypeError, match=f"{kind}: pruned layers cannot freeze"):
+        module.freeze(module.pattern.mask())
+    assert module.state_dict().keys() == before.keys()

@@ -165,7 +165,8 @@ def test_every_combination_trains_and_reports(tmp_path, space, mode):
     assert json.loads((tmp_path / "result.json").read_text()) == result
     assert set(result) == {
         "test_accuracy", "test_images", "validation_accuracy", "best_epoch", "sparsity", "real_sparsity",
-        "trained_weights", "weights", "frozen_size", "seconds", "steps_per_second", "history", "config", "environment",
+        "trained_weights", "weights", "frozen_size", "file_bytes", "seconds", "steps_per_second", "history", "config",
+        "environment",
     }  # fmt: skip
     assert result["config"] == dataclasses.asdict(config)
     assert result["test_images"] == 60
@@ -225,6 +226,32 @@ def test_frozen_weights_are_bit_identical_at_the_end(tmp_path, monkeypatch, spac
         assert torch.equal(new.frozen, old.frozen)
         assert torch.equal(new.dense_values()[~mask], old.dense_values()[~mask])
         assert not torch.equal(new.values, old.values)
+
+
+@pytest.mark.parametrize(("space", "mode"), COMBINATIONS)
+def test_the_packed_model_is_the_tested_one(tmp_path, space, mode):
+    config = Config(space=space, mode=mode, sparsity=0.95, epochs=2, batch_size=90)
+    result = train(config, tmp_path)
+    model = fbconv.load(tmp_path / "model.fbc", build("lenet5", seed=99))
+    digits = loaded(config)
+    assert evaluate(model, digits, digits.test)[1] == result["test_accuracy"]
+    assert (tmp_path / "model.fbc").stat().st_size == result["file_bytes"]
+    if mode != "dense":
+        assert result["file_bytes"] < 4 * (kept_count(LENET5, 0.95) + 580) + kept_count(LENET5, 0.95) + 600
+
+
+def test_vanished_weights_are_pruned_in_what_is_tested_and_packed(tmp_path, monkeypatch):
+    monkeypatch.setattr("fbconv.train.VANISHED", 0.2)  # momentum takes its time
+    config = Config(model="lenet300", mode="freeze", sparsity=0.9, frozen_decay=5.0, epochs=3, batch_size=30, lr=0.03)
+    result = train(config, tmp_path)
+    assert 0 < result["frozen_size"] < 0.2
+    model = fbconv.load(tmp_path / "model.fbc", build("lenet300"))
+    assert type(model.fc1) is fbconv.nn.SparseLinear
+    digits = loaded(config)
+    assert evaluate(model, digits, digits.test)[1] == result["test_accuracy"]
+    short = train(dataclasses.replace(config, frozen_decay=1e-3), tmp_path / "short")
+    assert short["frozen_size"] > 0.2
+    assert type(fbconv.load(tmp_path / "short" / "model.fbc", build("lenet300")).fc1) is fbconv.nn.FrozenLinear
 
 
 def test_checkpoints_leave_frozen_weights_to_the_seed(tmp_path):

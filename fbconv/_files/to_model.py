@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..convert import _replace, densify
+from ..convert import densify, replace_modules
 from ..initialisation import Draw
 from ..nn import Compressed, FBConv2d, FilterBasis, FrozenConv2d, FrozenLinear, SparseConv2d, SparseLinear
 from ..pattern import SparsePattern
@@ -39,7 +39,7 @@ def model_of_file(file: File, model: nn.Module) -> nn.Module:
             made[module].backend = backends.get(name, "auto")
             if layer.key("frozen_scale") in state:
                 made[module].frozen_scale = torch.ones((), device=made[module].values.device)
-    model = _replace(model, made.get)
+    model = replace_modules(model, made.get)
     _load(model, state)
     return model
 

@@ -34,6 +34,7 @@ class Compressed(nn.Module):
     frozen_scale: Tensor | None
     draw: Draw | None
     backend: str
+    _may_freeze = True
 
     def _compress(self, dense: Tensor, mask: Tensor | None, frozen: bool, requires_grad: bool) -> None:
         """Keeps ``dense`` at the mask as values; the rest becomes zero, or frozen as it is."""
@@ -89,7 +90,14 @@ class Compressed(nn.Module):
 
     @torch.no_grad()
     def freeze(self, mask: Tensor) -> None:
-        """Freezes the layer as it stands and trains only the entries of ``mask`` from now on."""
+        """Freezes the layer as it stands and trains only the entries of ``mask`` from now on.
+
+        Raises:
+            TypeError: a layer of a kind that is always pruned; :func:`fbconv.freeze` makes a frozen one of it.
+        """
+        if not self._may_freeze:
+            raise TypeError(f"{type(self).__name__}: pruned layers cannot freeze; fbconv.freeze(model, masks) makes "
+                            "frozen ones of them")  # fmt: skip
         self._check_mask(mask, self._shape)
         self.frozen, self.frozen_scale, self.draw = self.dense_values(), None, None
         self.set_mask(mask)

@@ -85,6 +85,8 @@ class SparseConv2d(_CompressedConv2d):
         torch.Size([1, 64, 32, 32])
     """
 
+    _may_freeze = False
+
     def forward(self, input: Tensor) -> Tensor:
         input, geometry = self.geometry.padded(input)
         return F.sparse_conv2d(input, self.values, self.pattern, self.bias, **geometry, backend=self.backend)

@@ -76,6 +76,8 @@ class SparseLinear(_CompressedLinear):
         torch.Size([8, 100])
     """
 
+    _may_freeze = False
+
     def forward(self, input: Tensor) -> Tensor:
         return F.sparse_linear(input, self.values, self.pattern, self.bias, backend=self.backend)
 
