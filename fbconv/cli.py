@@ -20,7 +20,8 @@ from rich.table import Table
 from . import bench_command, cops_command, info_command, pack_command, score_command, unpack_command
 from . import train as training
 from .data import DATA_SETS
-from .experiment import BACKENDS, MODES, SPACES, Config, environment, write_json
+from .densities import DISTRIBUTIONS
+from .experiment import BACKENDS, DYNAMICS, MODES, SPACES, Config, environment, write_json
 from .initialisation import INITS
 from .models import MODELS
 from .plots import plot_comparison
@@ -98,9 +99,27 @@ def train(
         str, typer.Option(help="How score and control make one mask: cops, or their naive linear mix.")
     ] = Config.combine,
     rounds: Annotated[
-        int, typer.Option(help="Rounds of scoring and pruning before training; 100 for synflow.")
+        int,
+        typer.Option(help="Rounds of scoring and pruning before training (100 for synflow); of training, with lth."),
     ] = Config.rounds,
     sparsity: Annotated[float, typer.Option(help="Share of weights not to train, in [0, 1].")] = Config.sparsity,
+    distribution: Annotated[
+        str | None,
+        typer.Option(help=f"Density of the layers: {', '.join(DISTRIBUTIONS)}; by default all are ranked together."),
+    ] = Config.distribution,
+    dynamic: Annotated[
+        str,
+        typer.Option(
+            help=f"{', '.join(DYNAMICS)}: masks of the score for good, regrown at random or by gradient, pruned "
+            "gradually, of a lottery ticket with rewinding, or of the trained network. Magnitude is the usual score of "
+            "lth and ft, random that of set and rigl; gmp needs none."
+        ),
+    ] = Config.dynamic,
+    interval: Annotated[int, typer.Option(help="Steps between two masks of set, rigl and gmp.")] = Config.interval,
+    drop_fraction: Annotated[
+        float, typer.Option(help="Share of the values that set and rigl replace at first; it falls to 0.")
+    ] = Config.drop_fraction,
+    rewind: Annotated[int, typer.Option(help="Step that every round of lth starts from.")] = Config.rewind,
     init: Annotated[
         str | None, typer.Option(help=f"Distribution of the weights, by default the model's own: {', '.join(INITS)}.")
     ] = Config.init,
@@ -196,7 +215,9 @@ def _folder(config: Config) -> str:
     if config.mode != "dense":
         parts += [config.score]
         parts += [config.combine, config.control, f"{config.alpha:g}"] if config.control else []
+        parts += [config.dynamic] if config.dynamic != "none" else []
         parts += [f"{config.rounds}rounds"] if config.rounds > 1 else []
+        parts += [config.distribution] if config.distribution else []
         parts += [f"{config.sparsity:g}"]
         parts += [config.init] if config.init else []
         parts += ["reinit"] if config.reinit else []

@@ -20,6 +20,7 @@ import torch
 from . import _C
 from ._version import __version__
 from .data import DATA_SETS
+from .densities import DISTRIBUTIONS
 from .initialisation import INITS
 from .models import MODELS
 from .schedules import COMBINATIONS
@@ -28,6 +29,7 @@ from .scores import SCORES
 SPACES = ("spatial", "interspace")
 MODES = ("dense", "prune", "freeze")
 BACKENDS = ("auto", "sparse", "dense")
+DYNAMICS = ("none", "set", "rigl", "gmp", "lth", "ft")
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,18 @@ class Config:
         control, alpha, combine: a second score or None, the balance of the two, and whether ``"cops"`` or the naive
             ``"linear"`` mix makes one mask of them (:func:`fbconv.prune_masks`).
         rounds: of scoring and pruning before training (:func:`fbconv.prune_masks`).
+        distribution: density of the layers, ``"uniform"``, ``"er"`` or ``"erk"``, which are then ranked on their own;
+            None ranks all together.
         sparsity: share of weights that are not trained. In the interspace the bases' entries are paid from the same
             budget. Unused when dense.
         epochs, batch_size: length of training and images per step.
         lr: first learning rate; None takes the model's own (.1, and .03 for ``lenet5``, which diverges above).
+        dynamic: ``"none"`` keeps the masks of the score; ``"set"`` and ``"rigl"`` regrow them, every ``interval`` steps
+            up to three quarters of the training (:class:`fbconv.dynamic.RegrowingMasks`); ``"gmp"`` begins dense and
+            prunes by magnitude until then (:class:`fbconv.dynamic.GradualPruning`); ``"ft"`` trains dense, then scores,
+            and trains on with the whole schedule; ``"lth"`` finds a lottery ticket in ``rounds`` trainings from step
+            ``rewind`` on (:func:`fbconv.iterative_masks`).
+        interval, drop_fraction, rewind: of these.
         init: distribution of the weights (:class:`fbconv.initialisation.Draw`); None takes the model's own.
         reinit: draw other weights from the same distribution once the mask is found. Unused when dense.
         frozen_decay: weight decay of frozen weights (:func:`fbconv.decay_frozen`); those that have vanished at the end
@@ -78,7 +88,12 @@ class Config:
     alpha: float = 0.5
     combine: str = "cops"
     rounds: int = 1
+    distribution: str | None = None
     sparsity: float = 0.9
+    dynamic: str = "none"
+    interval: int = 100
+    drop_fraction: float = 0.3
+    rewind: int = 500
     init: str | None = None
     reinit: bool = False
     frozen_decay: float = 0.0
@@ -97,17 +112,22 @@ class Config:
             "mode": MODES,
             "score": SCORES,
             "combine": COMBINATIONS,
+            "dynamic": DYNAMICS,
             "backend": BACKENDS,
         }
         choices |= {} if self.control is None else {"control": SCORES}
         choices |= {} if self.init is None else {"init": INITS}
+        choices |= {} if self.distribution is None else {"distribution": DISTRIBUTIONS}
         for name, known in choices.items():
             self._require(name, getattr(self, name) in known, f"one of {', '.join(known)}")
         sharing = re.fullmatch(r"coarse|medium|fine|(in|out):[1-9]\d*", self.sharing) is not None
         self._require("sharing", sharing, "coarse, medium, fine, in:N or out:N")
         self._require("alpha", 0 <= self.alpha < 1, "in [0, 1)")
         self._require("sparsity", 0 <= self.sparsity <= 1, "in [0, 1]")
-        for name in ("rounds", "epochs", "batch_size"):
+        self._require("dynamic", self.dynamic == "none" or self.mode != "dense", "none with mode dense")
+        self._require("drop_fraction", 0 < self.drop_fraction <= 1, "in (0, 1]")
+        self._require("rewind", self.rewind >= 0, "at least 0")
+        for name in ("rounds", "epochs", "batch_size", "interval"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         self._require("frozen_decay", 0 <= self.frozen_decay < math.inf, "finite and not negative")
         self._require("frozen_decay", self.frozen_decay == 0 or self.mode == "freeze", "0 unless mode is freeze")

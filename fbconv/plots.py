@@ -94,6 +94,7 @@ def _title(config: Mapping[str, object]) -> str:
     if config["mode"] != "dense":
         parts += [config["score"]]
         parts += [f"{config['combine']} {config['control']} {config['alpha']:g}"] if config["control"] else []
+        parts += [config["dynamic"]] if config["dynamic"] != "none" else []
         parts += [f"{config['rounds']} rounds"] if config["rounds"] > 1 else []
         parts += [f"sparsity {config['sparsity']:g}"]
     return ", ".join(map(str, parts))

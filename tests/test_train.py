@@ -197,7 +197,7 @@ def test_the_best_validation_epoch_is_tested(tmp_path):
 
 
 def test_evaluation_is_the_mean_over_the_split(monkeypatch):
-    monkeypatch.setattr("fbconv.train._EVALUATION_BATCH", 7)
+    monkeypatch.setattr("fbconv._training.run._EVALUATION_BATCH", 7)
     digits = loaded(Config())
     model = build("lenet5")
     outputs = model(digits.normalise(digits.test.images))
@@ -215,7 +215,7 @@ def test_frozen_weights_are_bit_identical_at_the_end(tmp_path, monkeypatch, spac
         trained.append(model)
         return make_optimizer(model, lr)
 
-    monkeypatch.setattr("fbconv.train.make_optimizer", watched)
+    monkeypatch.setattr("fbconv._training.run.make_optimizer", watched)
     config = Config(space=space, mode="freeze", epochs=2, batch_size=90)
     before = prepare(config, loaded(config)).model
     train(config, tmp_path)

@@ -1,0 +1,1 @@
+"""The parts of a training run; :mod:`fbconv.train` is their public face."""
