@@ -3,7 +3,7 @@
     python bench/freezenet.py --data-dir data --epochs 5 --seeds 3 --out bench/results
 
 LeNet-5-Caffe and LeNet-300-100, dense, pruned (SNIP, GraSP) and frozen: FreezeNet, FreezeNet-WD, a random mask, other
-weights after the mask, other initialisations, and all weights frozen (q = 1). Every seed has its own weights, data
+weights after the mask, the paper's other initialisations, and all weights frozen (q = 1). Every seed has its own weights, data
 split, scoring batch and order, shared by all methods. FreezeNet-WD's decay of frozen weights is as strong over the
 whole training as in the paper's 250 epochs. Runs go on in parallel in --work, where a second call resumes.
 Prints tables and writes freezenet.json, freezenet.png (test accuracy) and freezenet-gradients.png (root mean square of
@@ -37,7 +37,6 @@ METHODS: Mapping[str, Mapping[str, object]] = {
     "FreezeNet-WD": {"mode": "freeze", "decays": True},
     "random mask": {"mode": "freeze", "score": "random"},
     "reinit": {"mode": "freeze", "reinit": True},
-    "Kaiming normal": {"mode": "freeze", "init": "kaiming_normal"},
     "Kaiming uniform": {"mode": "freeze", "init": "kaiming_uniform"},
     "plus-minus sigma": {"mode": "freeze", "init": "pm_sigma"},
 }
@@ -50,7 +49,6 @@ LOOKS = {
     "FreezeNet-WD": ("#56B4E9", "-", "P"),
     "random mask": ("#999999", ":", "x"),
     "reinit": ("#009E73", "-.", "^"),
-    "Kaiming normal": ("#CC79A7", "-.", "<"),
     "Kaiming uniform": ("#CC79A7", ":", ">"),
     "plus-minus sigma": ("#CC79A7", "--", "D"),
 }
