@@ -3,9 +3,9 @@
     python bench/freezenet.py --data-dir data --epochs 5 --seeds 3 --out bench/results
 
 LeNet-5-Caffe and LeNet-300-100, dense, pruned (SNIP, GraSP) and frozen: FreezeNet, FreezeNet-WD, a random mask, other
-weights after the mask, the paper's other initialisations, and all weights frozen (q = 1). Every seed has its own weights, data
-split, scoring batch and order, shared by all methods. FreezeNet-WD's decay of frozen weights is as strong over the
-whole training as in the paper's 250 epochs. Runs go on in parallel in --work, where a second call resumes.
+weights after the mask, the paper's other initialisations, and all weights frozen (q = 1). Every seed has its own
+weights, data split, scoring batch and order, shared by all methods. FreezeNet-WD's decay of frozen weights is as strong
+over the whole training as in the paper's 250 epochs. Runs go on in parallel in --work, where a second call resumes.
 Prints tables and writes freezenet.json, freezenet.png (test accuracy) and freezenet-gradients.png (root mean square of
 the gradient at trained weights, in units of the dense network's).
 
