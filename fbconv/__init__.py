@@ -11,6 +11,7 @@ from ._cops import CopsResult, cops, linear_mix
 from ._version import __version__
 from .checkpoint import load, save
 from .convert import densify, freeze, initialise, interspace, prunable, sparsify
+from .decay import parameter_groups
 from .explaining import Explanation, explain
 from .freezing import decay_frozen, finish
 from .masks import LayerCollapseWarning, select
@@ -41,6 +42,7 @@ __all__ = [
     "load",
     "mask_similarity",
     "nn",
+    "parameter_groups",
     "prunable",
     "prune_masks",
     "save",

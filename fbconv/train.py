@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from .checkpoint import save
 from .convert import freeze, initialise, interspace, prunable, sparsify
 from .data import DataSet, Split, load
+from .decay import parameter_groups
 from .experiment import (
     Config,
     choose_device,
@@ -148,13 +149,7 @@ def _basis_entries(model: nn.Module) -> int:
 
 def make_optimizer(model: nn.Module, lr: float) -> torch.optim.SGD:
     """SGD with momentum .9; weight decay 5e-4 on weights and values, none on biases, normalisation and bases."""
-    decayed = [model.get_parameter(name) for name in prunable(model)]
-    others = {id(p) for p in model.parameters()} - {id(p) for p in decayed}
-    groups = [
-        {"params": decayed, "weight_decay": WEIGHT_DECAY},
-        {"params": [p for p in model.parameters() if id(p) in others], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM)
+    return torch.optim.SGD(parameter_groups(model, WEIGHT_DECAY), lr=lr, momentum=MOMENTUM)
 
 
 def gradient_norm(model: nn.Module) -> Tensor:
