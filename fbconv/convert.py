@@ -154,7 +154,9 @@ def interspace(
         inplace: edit the model instead of a copy.
 
     Returns:
-        The model; the same function as before at standard and orthonormal initialisation with full bases.
+        The model; the same function as before at standard and orthonormal initialisation with full bases. With fewer
+        elements these two start from the best approximation, whose weights have n_elements / K^2 of the variance;
+        "random" bases give filters of the whole variance, and so does :func:`initialise` for the other two.
 
     Raises:
         ValueError: an unknown sharing, or a channel count that N does not divide.
