@@ -11,6 +11,7 @@ from ._cops import CopsResult, cops, linear_mix
 from ._version import __version__
 from .checkpoint import load, save
 from .convert import densify, freeze, initialise, interspace, prunable, sparsify
+from .counting import LayerCount, ModelCount, count
 from .decay import parameter_groups
 from .explaining import Explanation, explain
 from .freezing import decay_frozen, finish
@@ -24,9 +25,12 @@ __all__ = [
     "CopsResult",
     "Explanation",
     "LayerCollapseWarning",
+    "LayerCount",
+    "ModelCount",
     "SparsePattern",
     "__version__",
     "cops",
+    "count",
     "decay_frozen",
     "densify",
     "distributed",
