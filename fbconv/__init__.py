@@ -11,6 +11,8 @@ from ._cops import CopsResult, cops, linear_mix
 from ._version import __version__
 from .checkpoint import load, save
 from .convert import densify, freeze, initialise, interspace, prunable, sparsify
+from .counting import LayerCount, ModelCount, count
+from .decay import parameter_groups
 from .explaining import Explanation, explain
 from .freezing import decay_frozen, finish
 from .masks import LayerCollapseWarning, select
@@ -23,9 +25,12 @@ __all__ = [
     "CopsResult",
     "Explanation",
     "LayerCollapseWarning",
+    "LayerCount",
+    "ModelCount",
     "SparsePattern",
     "__version__",
     "cops",
+    "count",
     "decay_frozen",
     "densify",
     "distributed",
@@ -41,6 +46,7 @@ __all__ = [
     "load",
     "mask_similarity",
     "nn",
+    "parameter_groups",
     "prunable",
     "prune_masks",
     "save",

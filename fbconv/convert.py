@@ -12,12 +12,12 @@ from .initialisation import Draw
 from .nn import (
     Compressed,
     FBConv2d,
-    FilterBasis,
     FrozenConv2d,
     FrozenLinear,
     SparseConv2d,
     SparseLinear,
 )
+from .sharing import basis_chooser, expressible
 
 __all__ = ["densify", "freeze", "initialise", "interspace", "prunable", "sparsify"]
 
@@ -143,15 +143,20 @@ def interspace(
 
     Args:
         model: any module. 1x1 convolutions, linear and already compressed layers stay.
-        sharing: "coarse" (one basis for each kernel size), "medium" (one for each kernel size and resolution: pooling
-            layers and strided convolutions, in module order, begin a new one), "fine" (one for each layer), "in:N" or
-            "out:N" (one for every N neighbouring input or output channels of a layer).
+        sharing: "coarse" (one basis for each kernel size), "medium" (one for each kernel size and group of layers),
+            "fine" (one for each layer), "in:N" or "out:N" (one for every N neighbouring input or output channels of a
+            layer, or for a layer that has no more than N). The groups of "medium" are: in a ResNet, known by children
+            named layer1 to layer4 or stage1 to stage4, the stem and each of these; in a VGG-16, known by its
+            convolutions, layers 1-2, 3-4, 5-7, 8-10 and 11-13; elsewhere layers of the same resolution (pooling layers
+            and strided convolutions, in module order, begin a new one).
         init, n_elements: of each :class:`~fbconv.nn.FilterBasis`.
         generator: random numbers for the bases, and for the coefficients of "random" ones.
         inplace: edit the model instead of a copy.
 
     Returns:
-        The model; the same function as before at standard and orthonormal initialisation with full bases.
+        The model; the same function as before at standard and orthonormal initialisation with full bases. With fewer
+        elements these two start from the best approximation, whose weights have n_elements / K^2 of the variance;
+        "random" bases give filters of the whole variance, and so does :func:`initialise` for the other two.
 
     Raises:
         ValueError: an unknown sharing, or a channel count that N does not divide.
@@ -163,10 +168,10 @@ def interspace(
     Source: interspace pruning, sharing of filter bases (methods section 4).
     """
     model = model if inplace else copy.deepcopy(model)
-    basis_for = _sharing(model, sharing, init, n_elements, generator)
+    basis_for = basis_chooser(model, sharing, init, n_elements, generator)
 
     def convert(module: nn.Module) -> nn.Module | None:
-        if type(module) is not nn.Conv2d or module.kernel_size == (1, 1):
+        if not expressible(module):
             return None
         basis, axis = basis_for(module)
         return FBConv2d.from_dense(module, basis, basis_axis=axis, generator=generator)
@@ -245,50 +250,3 @@ def replace_modules(model: nn.Module, convert: Callable[[nn.Module], nn.Module |
             if child in made:
                 setattr(parent, name, made[child])
     return made.get(model, model)
-
-
-_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.FractionalMaxPool2d, nn.LPPool2d)
-
-
-def _resolutions(model: nn.Module) -> dict[nn.Module, int]:
-    """How often the maps were made smaller before each convolution, judged by module order; 1x1 convolutions do not
-    count, they stand on shortcuts beside the layer that does."""
-    level, levels = 0, {}
-    for module in model.modules():
-        strided = isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1) and max(module.stride) > 1
-        level += isinstance(module, _POOLS) or strided
-        levels[module] = level
-    return levels
-
-
-def _sharing(
-    model: nn.Module, sharing: str, init: str, n_elements: int | None, generator: torch.Generator | None
-) -> Callable[[nn.Conv2d], tuple[FilterBasis, str]]:
-    """Which basis a convolution gets, and on which axis its blocks lie."""
-    shared: dict[tuple, FilterBasis] = {}
-    resolutions = _resolutions(model)
-    group_of = {"coarse": lambda conv: None, "medium": resolutions.__getitem__, "fine": id}
-
-    def new_basis(conv: nn.Conv2d, n_bases: int | None = None) -> FilterBasis:
-        where = {"device": conv.weight.device, "dtype": conv.weight.dtype}
-        return FilterBasis(conv.kernel_size, n_elements, init, n_bases=n_bases, generator=generator, **where)
-
-    def by_group(conv: nn.Conv2d) -> tuple[FilterBasis, str]:
-        key = (group_of[sharing](conv), conv.kernel_size, conv.weight.device, conv.weight.dtype)
-        if key not in shared:
-            shared[key] = new_basis(conv)
-        return shared[key], "in"
-
-    if sharing in group_of:
-        return by_group
-    axis, _, count = sharing.partition(":")
-    if axis not in ("in", "out") or not count.isdigit() or int(count) < 1:
-        raise ValueError(f"interspace: sharing must be coarse, medium, fine, in:N or out:N, got {sharing!r}")
-
-    def by_channels(conv: nn.Conv2d) -> tuple[FilterBasis, str]:
-        channels = conv.in_channels if axis == "in" else conv.out_channels
-        if channels % int(count) != 0:
-            raise ValueError(f"interspace: {sharing} does not divide the {channels} {axis}put channels of {conv}")
-        return new_basis(conv, channels // int(count)), axis
-
-    return by_channels

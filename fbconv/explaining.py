@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .functional import recorded_decisions
+from .layer_calls import LayerCall, calls_of
 from .nn.compressed import Compressed
 
 
@@ -65,7 +66,7 @@ def explain(
     """
     if rounds < 1:
         raise ValueError(f"explain: rounds must be 1 or more, got {rounds}")
-    explanations = [_explain(*call, training, rounds) for call in _calls(module, input_shape)]
+    explanations = [_explain(call, training, rounds) for call in _calls(module, input_shape)]
     if not explanations:
         raise ValueError('explain: module must have a compressed layer with backend "auto", got none')
     for explanation in explanations:
@@ -73,30 +74,17 @@ def explain(
     return explanations
 
 
-def _calls(module: nn.Module, input_shape: Sequence[int]) -> list[tuple[str, Compressed, Tensor]]:
-    """The compressed layers that a forward call meets, with their inputs."""
-    calls: list[tuple[str, Compressed, Tensor]] = []
+def _calls(module: nn.Module, input_shape: Sequence[int]) -> list[LayerCall]:
+    """The compressed layers on "auto" that a forward call meets."""
     layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, Compressed)}
     automatic = {name: layer for name, layer in layers.items() if layer.backend == "auto"}
-    hooks = [
-        layer.register_forward_pre_hook(lambda layer, args, name=name: calls.append((name, layer, args[0].detach())))
-        for name, layer in automatic.items()
-    ]
-    modes = {layer: layer.training for layer in module.modules()}
     first = next(module.parameters(), torch.empty(0))
-    try:
-        with torch.no_grad():
-            # Evaluation mode: statistics of batch norms must stay as they are.
-            module.eval()(torch.zeros(tuple(input_shape), dtype=first.dtype, device=first.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for layer, mode in modes.items():
-            layer.training = mode
-    return calls
+    input = torch.zeros(tuple(input_shape), dtype=first.dtype, device=first.device)
+    return calls_of(module, automatic, lambda: module(input))
 
 
-def _explain(name: str, layer: Compressed, input: Tensor, training: bool, rounds: int) -> Explanation:
+def _explain(call: LayerCall, training: bool, rounds: int) -> Explanation:
+    name, layer, input = call.name, call.layer, call.input
     run = _step if training else _forward
     with recorded_decisions() as decisions:
         run(layer, input)

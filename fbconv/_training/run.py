@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ..convert import prunable
 from ..data import DataSet, Split
+from ..decay import parameter_groups
 from ..dynamic import GradualPruning, RegrowingMasks, dense_gradients
 from ..experiment import Config, load_checkpoint, save_checkpoint, seed32, stream
 from ..freezing import decay_frozen, frozen_layers
@@ -31,13 +32,7 @@ Log = Callable[[dict[str, float]], None]  # of a finished epoch's figures
 
 def make_optimizer(model: nn.Module, lr: float) -> torch.optim.SGD:
     """SGD with momentum .9; weight decay 5e-4 on weights and values, none on biases, normalisation and bases."""
-    decayed = [model.get_parameter(name) for name in prunable(model)]
-    others = {id(p) for p in model.parameters()} - {id(p) for p in decayed}
-    groups = [
-        {"params": decayed, "weight_decay": WEIGHT_DECAY},
-        {"params": [p for p in model.parameters() if id(p) in others], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM)
+    return torch.optim.SGD(parameter_groups(model, WEIGHT_DECAY), lr=lr, momentum=MOMENTUM)
 
 
 def gradient_norm(model: nn.Module) -> Tensor:

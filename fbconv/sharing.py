@@ -1,0 +1,99 @@
+"""Which convolutions of a model share a filter basis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+
+import torch
+from torch import nn
+
+from .nn import FilterBasis
+
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.FractionalMaxPool2d, nn.LPPool2d)
+_STAGES = tuple(tuple(f"{word}{i}" for i in range(1, 5)) for word in ("layer", "stage"))  # torchvision's names, ours
+_VGG16_GROUPS = (0, 0, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4)
+_VGG16_WIDTHS = (1, 1, 2, 2, 4, 4, 4, 8, 8, 8, 8, 8, 8)  # as multiples of the first
+
+
+def expressible(module: nn.Module) -> bool:
+    """Whether a module is a plain convolution larger than 1x1, which a filter basis is for."""
+    return type(module) is nn.Conv2d and module.kernel_size != (1, 1)
+
+
+def basis_chooser(
+    model: nn.Module, sharing: str, init: str, n_elements: int | None, generator: torch.Generator | None
+) -> Callable[[nn.Conv2d], tuple[FilterBasis, str]]:
+    """Which basis a convolution of the model gets, and on which axis its blocks lie; arguments as for
+    :func:`fbconv.interspace`."""
+    shared: dict[tuple, FilterBasis] = {}
+
+    def new_basis(conv: nn.Conv2d, n_bases: int | None = None) -> FilterBasis:
+        where = {"device": conv.weight.device, "dtype": conv.weight.dtype}
+        return FilterBasis(conv.kernel_size, n_elements, init, n_bases=n_bases, generator=generator, **where)
+
+    def by_group(conv: nn.Conv2d) -> tuple[FilterBasis, str]:
+        key = (group_of(conv), conv.kernel_size, conv.weight.device, conv.weight.dtype)
+        if key not in shared:
+            shared[key] = new_basis(conv)
+        return shared[key], "in"
+
+    if sharing in _GROUPINGS:
+        group_of = _GROUPINGS[sharing](model)
+        return by_group
+    axis, _, count = sharing.partition(":")
+    if axis not in ("in", "out") or not count.isdigit() or int(count) < 1:
+        raise ValueError(f"interspace: sharing must be coarse, medium, fine, in:N or out:N, got {sharing!r}")
+
+    def by_channels(conv: nn.Conv2d) -> tuple[FilterBasis, str]:
+        channels = conv.in_channels if axis == "in" else conv.out_channels
+        if channels <= int(count):
+            return new_basis(conv), axis
+        if channels % int(count) != 0:
+            raise ValueError(f"interspace: {sharing} does not divide the {channels} {axis}put channels of {conv}")
+        return new_basis(conv, channels // int(count)), axis
+
+    return by_channels
+
+
+def _medium(model: nn.Module) -> Callable[[nn.Conv2d], Hashable]:
+    groups = _resolutions(model) | _vgg16_groups(model) | dict(_resnet_groups(model))
+    return groups.__getitem__
+
+
+_GROUPINGS: dict[str, Callable[[nn.Module], Callable[[nn.Conv2d], Hashable]]] = {
+    "coarse": lambda model: lambda conv: None,
+    "medium": _medium,
+    "fine": lambda model: id,
+}
+
+
+def _resnet_groups(model: nn.Module) -> Iterator[tuple[nn.Module, Hashable]]:
+    """Stem and stages of each ResNet within the model; what follows the stages belongs to neither."""
+    for name, parent in model.named_modules():
+        children = dict(parent.named_children())
+        for stages in _STAGES:
+            if children.keys() >= set(stages):
+                stem = list(children)[: min(map(list(children).index, stages))]
+                for child in (*stem, *stages):
+                    group = (name, child if child in stages else "stem")
+                    yield from ((module, group) for module in children[child].modules())
+
+
+def _vgg16_groups(model: nn.Module) -> dict[nn.Module, Hashable]:
+    """The groups of a VGG-16 of any width, known by its 13 convolutions; its pools need not be modules."""
+    convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    widths = [width * convs[0].out_channels for width in _VGG16_WIDTHS] if convs else []
+    if [conv.out_channels for conv in convs] != widths or {conv.kernel_size for conv in convs} != {(3, 3)}:
+        return {}
+    return dict(zip(convs, _VGG16_GROUPS, strict=True))
+
+
+def _resolutions(model: nn.Module) -> dict[nn.Module, Hashable]:
+    """How often the maps were made smaller before each module, judged by module order; 1x1 convolutions do not count,
+    they stand on shortcuts beside the layer that does."""
+    level, levels = 0, {}
+    for module in model.modules():
+        strided = isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1) and max(module.stride) > 1
+        level += isinstance(module, _POOLS) or strided
+        levels[module] = level
+    return levels
