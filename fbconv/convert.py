@@ -12,12 +12,13 @@ from .initialisation import Draw
 from .nn import (
     Compressed,
     FBConv2d,
+    FBLinear,
     FrozenConv2d,
     FrozenLinear,
     SparseConv2d,
     SparseLinear,
 )
-from .sharing import basis_chooser, expressible
+from .sharing import basis_chooser, convolution_of
 
 __all__ = ["densify", "freeze", "initialise", "interspace", "prunable", "sparsify"]
 
@@ -136,13 +137,15 @@ def interspace(
     init: str = "standard",
     n_elements: int | None = None,
     *,
+    linear_block: int | None = None,
     generator: torch.Generator | None = None,
     inplace: bool = False,
 ) -> nn.Module:
     """A model whose convolutions with K > 1 are coefficients over trained filter bases, all coefficients kept.
 
     Args:
-        model: any module. 1x1 convolutions, linear and already compressed layers stay.
+        model: any module. 1x1 convolutions and already compressed layers stay, and so do linear ones without
+            ``linear_block``.
         sharing: "coarse" (one basis for each kernel size), "medium" (one for each kernel size and group of layers),
             "fine" (one for each layer), "in:N" or "out:N" (one for every N neighbouring input or output channels of a
             layer, or for a layer that has no more than N). The groups of "medium" are: in a ResNet, known by children
@@ -150,6 +153,8 @@ def interspace(
             convolutions, layers 1-2, 3-4, 5-7, 8-10 and 11-13; elsewhere layers of the same resolution (pooling layers
             and strided convolutions, in module order, begin a new one).
         init, n_elements: of each :class:`~fbconv.nn.FilterBasis`.
+        linear_block: length K of the blocks that rows of linear layers are cut into, each a combination of a basis of
+            1 x K vectors (:class:`~fbconv.nn.FBLinear`); linear layers whose input it does not divide stay.
         generator: random numbers for the bases, and for the coefficients of "random" ones.
         inplace: edit the model instead of a copy.
 
@@ -171,10 +176,12 @@ def interspace(
     basis_for = basis_chooser(model, sharing, init, n_elements, generator)
 
     def convert(module: nn.Module) -> nn.Module | None:
-        if not expressible(module):
+        conv = convolution_of(module, linear_block)
+        if conv is None:
             return None
-        basis, axis = basis_for(module)
-        return FBConv2d.from_dense(module, basis, basis_axis=axis, generator=generator)
+        basis, axis = basis_for(module, conv)
+        kind = FBConv2d if conv is module else FBLinear
+        return kind.from_dense(module, basis, basis_axis=axis, generator=generator)
 
     return replace_modules(model, convert)
 

@@ -1,4 +1,4 @@
-"""Which convolutions of a model share a filter basis."""
+"""Which layers of a model share a filter basis."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .nn import FilterBasis
+from .nn.fb_linear import blocked
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.FractionalMaxPool2d, nn.LPPool2d)
 _STAGES = tuple(tuple(f"{word}{i}" for i in range(1, 5)) for word in ("layer", "stage"))  # torchvision's names, ours
@@ -15,24 +16,29 @@ _VGG16_GROUPS = (0, 0, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4)
 _VGG16_WIDTHS = (1, 1, 2, 2, 4, 4, 4, 8, 8, 8, 8, 8, 8)  # as multiples of the first
 
 
-def expressible(module: nn.Module) -> bool:
-    """Whether a module is a plain convolution larger than 1x1, which a filter basis is for."""
-    return type(module) is nn.Conv2d and module.kernel_size != (1, 1)
+def convolution_of(module: nn.Module, block: int | None) -> nn.Conv2d | None:
+    """The convolution that a filter basis is for: a plain one larger than 1x1, or that of a linear layer over blocks of
+    its input, where these divide it."""
+    if type(module) is nn.Conv2d and module.kernel_size != (1, 1):
+        return module
+    if type(module) is nn.Linear and block is not None and module.in_features % block == 0:
+        return blocked(module, block)
+    return None
 
 
 def basis_chooser(
     model: nn.Module, sharing: str, init: str, n_elements: int | None, generator: torch.Generator | None
-) -> Callable[[nn.Conv2d], tuple[FilterBasis, str]]:
-    """Which basis a convolution of the model gets, and on which axis its blocks lie; arguments as for
-    :func:`fbconv.interspace`."""
+) -> Callable[[nn.Module, nn.Conv2d], tuple[FilterBasis, str]]:
+    """Which basis a module of the model gets, as the convolution that it is, and on which axis its blocks lie;
+    arguments as for :func:`fbconv.interspace`."""
     shared: dict[tuple, FilterBasis] = {}
 
     def new_basis(conv: nn.Conv2d, n_bases: int | None = None) -> FilterBasis:
         where = {"device": conv.weight.device, "dtype": conv.weight.dtype}
         return FilterBasis(conv.kernel_size, n_elements, init, n_bases=n_bases, generator=generator, **where)
 
-    def by_group(conv: nn.Conv2d) -> tuple[FilterBasis, str]:
-        key = (group_of(conv), conv.kernel_size, conv.weight.device, conv.weight.dtype)
+    def by_group(module: nn.Module, conv: nn.Conv2d) -> tuple[FilterBasis, str]:
+        key = (group_of(module), conv.kernel_size, conv.weight.device, conv.weight.dtype)
         if key not in shared:
             shared[key] = new_basis(conv)
         return shared[key], "in"
@@ -44,24 +50,24 @@ def basis_chooser(
     if axis not in ("in", "out") or not count.isdigit() or int(count) < 1:
         raise ValueError(f"interspace: sharing must be coarse, medium, fine, in:N or out:N, got {sharing!r}")
 
-    def by_channels(conv: nn.Conv2d) -> tuple[FilterBasis, str]:
+    def by_channels(module: nn.Module, conv: nn.Conv2d) -> tuple[FilterBasis, str]:
         channels = conv.in_channels if axis == "in" else conv.out_channels
         if channels <= int(count):
             return new_basis(conv), axis
         if channels % int(count) != 0:
-            raise ValueError(f"interspace: {sharing} does not divide the {channels} {axis}put channels of {conv}")
+            raise ValueError(f"interspace: {sharing} does not divide the {channels} {axis}put channels of {module}")
         return new_basis(conv, channels // int(count)), axis
 
     return by_channels
 
 
-def _medium(model: nn.Module) -> Callable[[nn.Conv2d], Hashable]:
+def _medium(model: nn.Module) -> Callable[[nn.Module], Hashable]:
     groups = _resolutions(model) | _vgg16_groups(model) | dict(_resnet_groups(model))
     return groups.__getitem__
 
 
-_GROUPINGS: dict[str, Callable[[nn.Module], Callable[[nn.Conv2d], Hashable]]] = {
-    "coarse": lambda model: lambda conv: None,
+_GROUPINGS: dict[str, Callable[[nn.Module], Callable[[nn.Module], Hashable]]] = {
+    "coarse": lambda model: lambda module: None,
     "medium": _medium,
     "fine": lambda model: id,
 }
