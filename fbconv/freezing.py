@@ -19,7 +19,8 @@ def decay_frozen(model: nn.Module, optimizer: torch.optim.Optimizer, weight_deca
     of optimizer state a layer, follows the learning rate, and files need the seed and that number, nothing more.
 
     Args:
-        model: with frozen layers, on its device already; edited in place.
+        model: with frozen layers, on its device already; edited in place. Weights that have decayed before, as those
+            of a loaded model, go on from there.
         optimizer: SGD or AdamW, whose weight decay is proportional to the weight. Gets the group before any
             learning-rate scheduler is made for it, and its ``state_dict`` holds the decay's momentum.
         weight_decay: of the frozen weights.
@@ -48,7 +49,8 @@ def decay_frozen(model: nn.Module, optimizer: torch.optim.Optimizer, weight_deca
     if not weight_decay > 0:
         raise ValueError(f"decay_frozen: weight_decay must be positive, got {weight_decay}")
     for layer in layers.values():
-        layer.frozen_scale = torch.ones((), device=layer.frozen.device)
+        if layer.frozen_scale is None:
+            layer.frozen_scale = torch.ones((), device=layer.frozen.device)
     scales = [layer.frozen_scale for layer in layers.values()]
     optimizer.add_param_group({"params": scales, "weight_decay": weight_decay})
 
@@ -85,7 +87,7 @@ def finish(model: nn.Module, tolerance: float = 1e-3) -> nn.Module:
         raise ValueError("finish: model must have frozen layers, got none")
     for name, layer in layers.items():
         size = remaining(layer)
-        if size > tolerance:
+        if not size <= tolerance:  # NaN has not vanished
             raise ValueError(
                 f"finish: frozen weights must have vanished to {tolerance:g} of their initial size, those of {name} "
                 f"are at {size:.3g}; train longer, with more weight decay, or raise the tolerance"
