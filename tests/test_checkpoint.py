@@ -407,3 +407,20 @@ def test_a_weight_of_a_layer_without_compressed_form_is_loaded_densely(tmp_path)
     assert loaded.weight.reshape(-1).nonzero().flatten().tolist() == [2, 5]
     write(tmp_path / "a.fbc", [Plain("weight", torch.ones(6, 4))])
     assert fbconv.load(tmp_path / "a.fbc", nn.Embedding(6, 4)).weight.sum() == 24
+
+
+class Borrowed(nn.Module):
+    """A filter basis that is also a module of its own, under a name that comes first."""
+
+    def __init__(self):
+        super().__init__()
+        conv = fbconv.interspace(nn.Sequential(nn.Conv2d(2, 3, 3)))[0]
+        self.basis, self.conv = conv.basis, conv
+
+
+def test_a_basis_with_other_names(tmp_path):
+    model = scrambled(Borrowed())
+    fbconv.save(model, tmp_path / "a.fbc")
+    loaded = fbconv.load(tmp_path / "a.fbc", Borrowed())
+    assert_same(model, loaded)
+    assert loaded.basis is loaded.conv.basis

@@ -30,7 +30,9 @@ def entries_of_model(model: nn.Module) -> list[Entry]:
             if bases.setdefault(module.basis, key) != key:
                 own.add(key)
     inits = {key: basis.init for basis, key in bases.items()}
-    rest = {name: tensor for name, tensor in model.state_dict().items() if name not in own}
+    state = model.state_dict()
+    # Bases come first: elsewhere in the model they may have other names, which refer to these.
+    rest = {key: state[key] for key in inits} | {name: t for name, t in state.items() if name not in own}
     return [*_layers(compressed, bases), *plain_entries(rest, inits)]
 
 
