@@ -250,3 +250,12 @@ def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch, capsys):
     for command in (("info", "evil.pt"), ("unpack", "evil.pt", "b.safetensors")):
         assert "evil.pt: not a whole safetensors file" in errors(monkeypatch, capsys, *command)
     assert [path.name for path in tmp_path.iterdir()] == ["evil.pt"]
+
+
+def test_shared_weights_are_stored_once(tmp_path):
+    weight = torch.eye(40)
+    torch.save({"a.weight": weight, "b.weight": weight}, tmp_path / "a.pt")
+    run("pack", tmp_path / "a.pt", tmp_path / "a.fbc")
+    run("unpack", tmp_path / "a.fbc", tmp_path / "a.safetensors")
+    assert_same_state(load_file(tmp_path / "a.safetensors"), {"a.weight": weight, "b.weight": weight})
+    assert (tmp_path / "a.fbc").stat().st_size < 1.5 * weight.nbytes

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..functional import compose_filters
 from ..initialisation import Draw
 from .container import File
-from .entries import Entry, Layer, Plain, coded
+from .entries import Entry, Layer, Plain, Same, coded
 from .of_model import plain_entries
 from .to_model import scattered
 
@@ -25,7 +25,7 @@ def compressed_state(
     state: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None, draw: tuple[str, int] | None = None
 ) -> list[Entry]:
     """Entries of a state dict, weights in whichever form takes the fewest bytes: dense, without zeros, or without
-    what a seed gives.
+    what a seed gives. Tensors with several names stay dense and are stored once.
 
     Args:
         state: of a plain model. Weights are the floating-point ``*.weight`` of two or four dimensions.
@@ -37,7 +37,9 @@ def compressed_state(
     """
     masks = masks or {}
     _check(state, masks)
-    return [_smallest(entry, masks.get(entry.name), draw) for entry in plain_entries(dict(state))]
+    entries = list(plain_entries(dict(state)))
+    shared = {entry.of for entry in entries if isinstance(entry, Same)}
+    return [e if e.name in shared else _smallest(e, masks.get(e.name), draw) for e in entries]
 
 
 def _check(state: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
