@@ -227,6 +227,17 @@ def test_lying_entries(lie, tmp_path):
     assert peak < 1 << 22
 
 
+def scaled(shape, dtype="float32", **changes):
+    """With a number for frozen weights."""
+    scale = {"name": "frozen_scale", "shape": shape, "dtype": dtype}
+    count = 5 + 12 * len(changes)
+    scales = torch.ones(shape, dtype=getattr(torch, dtype)).flatten()
+    vectors = {"float32": torch.ones(count + scales.numel())} if dtype == "float32" else {
+        "float32": torch.ones(count), dtype: scales
+    }  # fmt: skip
+    return {"entries": [*layer(**changes), scale], "vectors": vectors}
+
+
 LAYOUTS = {
     "bomb": ({"layout": BOMB}, "not one deflated stream of at most"),
     "deep": ({"layout": DEEP}, "layout: "),
@@ -268,6 +279,16 @@ LAYOUTS = {
         "the frozen weights that seed 7 gives here have checksum .* those of the file 00000000",
     ),
     "key": ({"metadata": SEED, "entries": layer(frozen=0, key=7)}, "key must be of type str"),
+    "seed without checksum": (
+        {"metadata": {k: v for k, v in SEED.items() if k != "drawn"}, "entries": layer(frozen=0)},
+        "seed 7 gives here have checksum .* those of the file None",
+    ),
+    "scale of nothing": (scaled([]), "frozen_scale: must belong to frozen weights, got a layer without"),
+    "scales": (
+        scaled([2, 1, 1], frozen="stored"),
+        r"frozen_scale: must be one floating-point number, got torch.float32 of shape \(2, 1, 1\)",
+    ),
+    "integer scale": (scaled([], dtype="int8", frozen="stored"), "one floating-point number, got torch.int8"),
 }
 
 
@@ -275,6 +296,12 @@ LAYOUTS = {
 def test_lying_layouts_and_metadata(lie, tmp_path):
     changes, message = LAYOUTS[lie]
     assert re.search(message, rejected(forged(**changes), tmp_path / "a.fbc", nn.Linear(4, 3)))
+
+
+def test_a_checksum_of_draws_without_a_seed_means_nothing(tmp_path):
+    path = tmp_path / "a.fbc"
+    path.write_bytes(forged(metadata={"drawn": "12345678"}))
+    assert fbconv.load(path, nn.Linear(4, 3)).pattern.positions.tolist() == [1, 7]
 
 
 def test_a_missing_file_is_a_missing_file(tmp_path):
