@@ -424,3 +424,26 @@ def test_a_basis_with_other_names(tmp_path):
     loaded = fbconv.load(tmp_path / "a.fbc", Borrowed())
     assert_same(model, loaded)
     assert loaded.basis is loaded.conv.basis
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_loaded_file_may_be_written_again(dtype, tmp_path):
+    """Its rounded frozen weights are those of the seed in its own dtype, and in no wider one."""
+    fbconv.save(MODELS["drawn"](), tmp_path / "a.fbc", dtype)
+    loaded = fbconv.load(tmp_path / "a.fbc", net())
+    fbconv.save(loaded, tmp_path / "b.fbc", dtype)
+    assert (tmp_path / "b.fbc").read_bytes() == (tmp_path / "a.fbc").read_bytes()
+    fbconv.save(loaded, tmp_path / "b.fbc")
+    assert_same_numbers(loaded, fbconv.load(tmp_path / "b.fbc", net()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_rounded_model_in_another_dtype(dtype, tmp_path):
+    model = MODELS["drawn"]().bfloat16()
+    fbconv.save(model, tmp_path / "a.fbc", dtype)
+    assert_same_numbers(model.to(dtype).float(), fbconv.load(tmp_path / "a.fbc", net()))
+
+
+def assert_same_numbers(a, b):
+    for name, tensor in a.state_dict().items():
+        assert torch.equal(tensor, b.state_dict()[name]), name

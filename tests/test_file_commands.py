@@ -259,3 +259,13 @@ def test_shared_weights_are_stored_once(tmp_path):
     run("unpack", tmp_path / "a.fbc", tmp_path / "a.safetensors")
     assert_same_state(load_file(tmp_path / "a.safetensors"), {"a.weight": weight, "b.weight": weight})
     assert (tmp_path / "a.fbc").stat().st_size < 1.5 * weight.nbytes
+
+
+def test_another_dtype_does_not_bring_back_rounded_frozen_weights(network, masks, tmp_path):
+    half, wide = tmp_path / "half.fbc", tmp_path / "wide.fbc"
+    fbconv.save(fbconv.freeze(network, masks, seed=7), half, torch.bfloat16)
+    run("pack", half, wide, "--dtype", "float32")
+    for path in (half, wide):
+        run("unpack", path, path.with_suffix(".safetensors"))
+    rounded = {name: tensor.float() for name, tensor in load_file(half.with_suffix(".safetensors")).items()}
+    assert_same_state(load_file(wide.with_suffix(".safetensors")), rounded)
