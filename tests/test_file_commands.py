@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.testing import CliRunner
@@ -269,3 +270,14 @@ def test_another_dtype_does_not_bring_back_rounded_frozen_weights(network, masks
         run("unpack", path, path.with_suffix(".safetensors"))
     rounded = {name: tensor.float() for name, tensor in load_file(half.with_suffix(".safetensors")).items()}
     assert_same_state(load_file(wide.with_suffix(".safetensors")), rounded)
+
+
+def test_a_folder_that_cannot_be_written_is_a_message(files, monkeypatch, capsys):
+    run("pack", files / "pruned.safetensors", files / "a.fbc")
+    monkeypatch.setattr("safetensors.torch.serialize_file", unwritable)
+    assert run_main(monkeypatch, "unpack", files / "a.fbc", files / "b.safetensors") == 1
+    assert "b.safetensors: Error while serializing" in capsys.readouterr().err
+
+
+def unwritable(*_, **__):
+    raise SafetensorError("Error while serializing: I/O error: Permission denied")

@@ -17,6 +17,7 @@ import fbconv
 from fbconv._files import layout as layouts
 from fbconv._files.container import _sealed, parse_file, read
 from fbconv._files.positions import encode_positions
+from fbconv._files.sources import entries_of_source
 from fbconv._files.state_dicts import dense_state
 
 
@@ -329,3 +330,12 @@ def test_layouts_are_not_written_that_could_not_be_read(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"need \d+ bytes of layout, at most 100 fit"):
         fbconv.save(net(), tmp_path / "a.fbc")
     assert not list(tmp_path.iterdir())
+
+
+def test_small_files_are_not_packed_again_as_large_ones(tmp_path):
+    """Packing draws frozen weights, for their checksum."""
+    drawn = {"layer": "", "shape": [2**31 - 1, 1], "kept": 0, "code": 0, "frozen": 0}
+    path = tmp_path / "a.fbc"
+    path.write_bytes(forged([drawn, {"name": "bias", "shape": [5]}], positions=b"", metadata=SEED))
+    with pytest.raises(ValueError, match=r"a.fbc: \d+ bytes stand for 2,147,483,647 weights"):
+        entries_of_source(path)
