@@ -161,6 +161,13 @@ def test_models_of_other_dtypes(dtype, tmp_path):
         assert str(dtype).removeprefix("torch.") in file.keys()  # noqa: SIM118 (it is no mapping)
 
 
+def test_decay_keeps_its_dtype(tmp_path):
+    model = MODELS["decayed"]().double()
+    model[0].frozen_scale.fill_(0.1)
+    fbconv.save(model, tmp_path / "a.fbc")
+    assert_same(model, fbconv.load(tmp_path / "a.fbc", net().double()))
+
+
 def test_special_values_survive(tmp_path):
     model = MODELS["pruned"]()
     with torch.no_grad():

@@ -316,3 +316,12 @@ def test_weights_that_are_no_numbers_have_not_vanished():
         layer.frozen_scale.fill_(float("nan"))
     with pytest.raises(ValueError, match="those of conv1 are at nan"):
         fbconv.finish(model)
+
+
+def test_decay_does_not_stop_silently_in_a_model_that_was_cast():
+    model = frozen_lenet()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    fbconv.decay_frozen(model, optimizer, 0.5)
+    model.double()
+    with pytest.raises(RuntimeError, match="must hold the frozen_scale of conv1, got a model that was moved or cast"):
+        optimizer.step()

@@ -37,8 +37,10 @@ def model_of_file(file: File, model: nn.Module) -> nn.Module:
         if type(module) in _KINDS and module not in made:
             made[module] = _compressed(layer, module, mask, bases)
             made[module].backend = backends.get(name, "auto")
-            if layer.key("frozen_scale") in state:
-                made[module].frozen_scale = torch.ones((), device=made[module].values.device)
+            scale = state.get(layer.key("frozen_scale"))
+            if scale is not None:  # never of fewer bits than decay needs
+                dtype = torch.promote_types(scale.dtype, torch.float32)
+                made[module].frozen_scale = torch.ones((), dtype=dtype, device=made[module].values.device)
     for entry in file.entries:  # a basis may also be a module of its own
         borrowed = modules.get(entry.name.removesuffix(".elements"))
         if isinstance(entry, Same) and entry.of in bases and isinstance(borrowed, FilterBasis):
