@@ -46,7 +46,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], dtype: torch.dtype | No
     """
     if dtype not in _DTYPES:
         raise ValueError(f"save: dtype must be None, {', '.join(map(str, _DTYPES[1:]))}, got {dtype!r}")
-    return write(Path(path), cast(entries_of_model(model), dtype))
+    return write(Path(path), cast(entries_of_model(model, dtype), dtype))
 
 
 def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:

@@ -75,8 +75,8 @@ def freeze(
         masks: as for :func:`sparsify`; True = trained. A mask that keeps nothing freezes the whole layer but its bias.
         seed: of the weights of all masked layers, trained ones at their start too, from 0 to 2^32 - 1;
             :func:`fbconv.save` then stores it in their place. With the seed that :func:`initialise` drew the model from
-            before it was scored, this changes no weight; another one draws new weights for the mask (FreezeNet-reinit).
-            None freezes the weights as they are.
+            before it was scored, under the same layer names (not in a wrapper), this changes no weight; another one
+            draws new weights for the mask (FreezeNet-reinit). None freezes the weights as they are.
         init: the distribution that belongs to the seed, see :class:`~fbconv.initialisation.Draw`; unused without.
         inplace: edit the model instead of a copy.
 

@@ -118,7 +118,7 @@ def _compressed_layers(model: nn.Module) -> Iterator[tuple[str, Compressed]]:
 
 
 def _constants(model: nn.Module) -> Iterator[str]:
-    """Names of the buffers of compressed layers, which training does not change."""
+    """Names of the buffers of compressed layers, which training leaves equal on all ranks."""
     for layer, module in _compressed_layers(model):
         for buffer, _ in module.named_buffers(layer, recurse=False):
             yield buffer

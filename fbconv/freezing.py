@@ -19,14 +19,15 @@ def decay_frozen(model: nn.Module, optimizer: torch.optim.Optimizer, weight_deca
     of optimizer state a layer, follows the learning rate, and files need the seed and that number, nothing more.
 
     Args:
-        model: with frozen layers, on its device already; edited in place.
+        model: with frozen layers, on its device and of its dtype already; edited in place. Weights that have decayed
+            before, as those of a loaded model, go on from there.
         optimizer: SGD or AdamW, whose weight decay is proportional to the weight. Gets the group before any
             learning-rate scheduler is made for it, and its ``state_dict`` holds the decay's momentum.
         weight_decay: of the frozen weights.
 
     Raises:
         TypeError: an optimizer of another kind. ValueError: a model without frozen layers, or a weight decay that is
-            not positive.
+            not positive. RuntimeError: in ``optimizer.step()``, if the model was moved or cast in between.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4))
@@ -48,12 +49,19 @@ def decay_frozen(model: nn.Module, optimizer: torch.optim.Optimizer, weight_deca
     if not weight_decay > 0:
         raise ValueError(f"decay_frozen: weight_decay must be positive, got {weight_decay}")
     for layer in layers.values():
-        layer.frozen_scale = torch.ones((), device=layer.frozen.device)
-    scales = [layer.frozen_scale for layer in layers.values()]
-    optimizer.add_param_group({"params": scales, "weight_decay": weight_decay})
+        if layer.frozen_scale is None:
+            layer.frozen_scale = torch.ones((), device=layer.frozen.device)
+    scales = {name: layer.frozen_scale for name, layer in layers.items()}
+    optimizer.add_param_group({"params": list(scales.values()), "weight_decay": weight_decay})
 
     def without_gradient(*_: object) -> None:
-        for scale in scales:
+        for name, scale in scales.items():
+            now = layers[name].frozen_scale
+            if now is not None and now is not scale:
+                raise RuntimeError(
+                    f"decay_frozen: the optimizer must hold the frozen_scale of {name}, got a model that was moved or "
+                    "cast since; call decay_frozen after that"
+                )
             scale.grad = torch.zeros_like(scale)  # None would leave it out of the step
 
     optimizer.register_step_pre_hook(without_gradient)
@@ -85,7 +93,7 @@ def finish(model: nn.Module, tolerance: float = 1e-3) -> nn.Module:
         raise ValueError("finish: model must have frozen layers, got none")
     for name, layer in layers.items():
         size = remaining(layer)
-        if size > tolerance:
+        if not size <= tolerance:  # NaN has not vanished
             raise ValueError(
                 f"finish: frozen weights must have vanished to {tolerance:g} of their initial size, those of {name} "
                 f"are at {size:.3g}; train longer, with more weight decay, or raise the tolerance"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ._files.container import read
@@ -28,8 +29,10 @@ def unpack(
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     with replacing(out) as temporary:
-        # safetensors refuses tensors that share memory.
-        save_file({name: tensor.clone() for name, tensor in state.items()}, temporary)
+        try:
+            save_file(state, temporary)
+        except SafetensorError as error:  # its own, for a full disk or a folder that cannot be written, too
+            raise OSError(f"{out}: {error}") from error
     summary = {"source": str(source), "out": str(out), "bytes": out.stat().st_size, "tensors": len(state)}
     if as_json:
         print(json.dumps(summary, indent=2))

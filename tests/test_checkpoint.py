@@ -161,6 +161,13 @@ def test_models_of_other_dtypes(dtype, tmp_path):
         assert str(dtype).removeprefix("torch.") in file.keys()  # noqa: SIM118 (it is no mapping)
 
 
+def test_decay_keeps_its_dtype(tmp_path):
+    model = MODELS["decayed"]().double()
+    model[0].frozen_scale.fill_(0.1)
+    fbconv.save(model, tmp_path / "a.fbc")
+    assert_same(model, fbconv.load(tmp_path / "a.fbc", net().double()))
+
+
 def test_special_values_survive(tmp_path):
     model = MODELS["pruned"]()
     with torch.no_grad():
@@ -407,3 +414,43 @@ def test_a_weight_of_a_layer_without_compressed_form_is_loaded_densely(tmp_path)
     assert loaded.weight.reshape(-1).nonzero().flatten().tolist() == [2, 5]
     write(tmp_path / "a.fbc", [Plain("weight", torch.ones(6, 4))])
     assert fbconv.load(tmp_path / "a.fbc", nn.Embedding(6, 4)).weight.sum() == 24
+
+
+class Borrowed(nn.Module):
+    """A filter basis that is also a module of its own, under a name that comes first."""
+
+    def __init__(self):
+        super().__init__()
+        conv = fbconv.interspace(nn.Sequential(nn.Conv2d(2, 3, 3)))[0]
+        self.basis, self.conv = conv.basis, conv
+
+
+def test_a_basis_with_other_names(tmp_path):
+    model = scrambled(Borrowed())
+    fbconv.save(model, tmp_path / "a.fbc")
+    loaded = fbconv.load(tmp_path / "a.fbc", Borrowed())
+    assert_same(model, loaded)
+    assert loaded.basis is loaded.conv.basis
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_loaded_file_may_be_written_again(dtype, tmp_path):
+    """Its rounded frozen weights are those of the seed in its own dtype, and in no wider one."""
+    fbconv.save(MODELS["drawn"](), tmp_path / "a.fbc", dtype)
+    loaded = fbconv.load(tmp_path / "a.fbc", net())
+    fbconv.save(loaded, tmp_path / "b.fbc", dtype)
+    assert (tmp_path / "b.fbc").read_bytes() == (tmp_path / "a.fbc").read_bytes()
+    fbconv.save(loaded, tmp_path / "b.fbc")
+    assert_same_numbers(loaded, fbconv.load(tmp_path / "b.fbc", net()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_rounded_model_in_another_dtype(dtype, tmp_path):
+    model = MODELS["drawn"]().bfloat16()
+    fbconv.save(model, tmp_path / "a.fbc", dtype)
+    assert_same_numbers(model.to(dtype).float(), fbconv.load(tmp_path / "a.fbc", net()))
+
+
+def assert_same_numbers(a, b):
+    for name, tensor in a.state_dict().items():
+        assert torch.equal(tensor, b.state_dict()[name]), name

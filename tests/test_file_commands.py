@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.testing import CliRunner
@@ -250,3 +251,33 @@ def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch, capsys):
     for command in (("info", "evil.pt"), ("unpack", "evil.pt", "b.safetensors")):
         assert "evil.pt: not a whole safetensors file" in errors(monkeypatch, capsys, *command)
     assert [path.name for path in tmp_path.iterdir()] == ["evil.pt"]
+
+
+def test_shared_weights_are_stored_once(tmp_path):
+    weight = torch.eye(40)
+    torch.save({"a.weight": weight, "b.weight": weight}, tmp_path / "a.pt")
+    run("pack", tmp_path / "a.pt", tmp_path / "a.fbc")
+    run("unpack", tmp_path / "a.fbc", tmp_path / "a.safetensors")
+    assert_same_state(load_file(tmp_path / "a.safetensors"), {"a.weight": weight, "b.weight": weight})
+    assert (tmp_path / "a.fbc").stat().st_size < 1.5 * weight.nbytes
+
+
+def test_another_dtype_does_not_bring_back_rounded_frozen_weights(network, masks, tmp_path):
+    half, wide = tmp_path / "half.fbc", tmp_path / "wide.fbc"
+    fbconv.save(fbconv.freeze(network, masks, seed=7), half, torch.bfloat16)
+    run("pack", half, wide, "--dtype", "float32")
+    for path in (half, wide):
+        run("unpack", path, path.with_suffix(".safetensors"))
+    rounded = {name: tensor.float() for name, tensor in load_file(half.with_suffix(".safetensors")).items()}
+    assert_same_state(load_file(wide.with_suffix(".safetensors")), rounded)
+
+
+def test_a_folder_that_cannot_be_written_is_a_message(files, monkeypatch, capsys):
+    run("pack", files / "pruned.safetensors", files / "a.fbc")
+    monkeypatch.setattr("safetensors.torch.serialize_file", unwritable)
+    assert run_main(monkeypatch, "unpack", files / "a.fbc", files / "b.safetensors") == 1
+    assert "b.safetensors: Error while serializing" in capsys.readouterr().err
+
+
+def unwritable(*_, **__):
+    raise SafetensorError("Error while serializing: I/O error: Permission denied")

@@ -295,3 +295,33 @@ def test_errors(call, error, message):
     model = frozen_lenet()
     with pytest.raises(error, match=message):
         call(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def test_decay_goes_on_where_it_was():
+    model = frozen_lenet()
+    fbconv.decay_frozen(model, torch.optim.SGD(model.parameters(), lr=0.1), 0.5)
+    model.fc1.frozen_scale.fill_(0.25)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    fbconv.decay_frozen(model, optimizer, 0.5)
+    train_step(model, optimizer)
+    assert model.fc1.frozen_scale.item() == pytest.approx(0.25 * 0.95)
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        fbconv.decay_frozen(model, optimizer, 0.5)
+
+
+def test_weights_that_are_no_numbers_have_not_vanished():
+    model = frozen_lenet()
+    fbconv.decay_frozen(model, torch.optim.SGD(model.parameters(), lr=0.1), 0.5)
+    for layer in layers(model).values():
+        layer.frozen_scale.fill_(float("nan"))
+    with pytest.raises(ValueError, match="those of conv1 are at nan"):
+        fbconv.finish(model)
+
+
+def test_decay_does_not_stop_silently_in_a_model_that_was_cast():
+    model = frozen_lenet()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    fbconv.decay_frozen(model, optimizer, 0.5)
+    model.double()
+    with pytest.raises(RuntimeError, match="must hold the frozen_scale of conv1, got a model that was moved or cast"):
+        optimizer.step()

@@ -17,6 +17,7 @@ import fbconv
 from fbconv._files import layout as layouts
 from fbconv._files.container import _sealed, parse_file, read
 from fbconv._files.positions import encode_positions
+from fbconv._files.sources import entries_of_source
 from fbconv._files.state_dicts import dense_state
 
 
@@ -227,6 +228,17 @@ def test_lying_entries(lie, tmp_path):
     assert peak < 1 << 22
 
 
+def scaled(shape, dtype="float32", **changes):
+    """With a number for frozen weights."""
+    scale = {"name": "frozen_scale", "shape": shape, "dtype": dtype}
+    count = 5 + 12 * len(changes)
+    scales = torch.ones(shape, dtype=getattr(torch, dtype)).flatten()
+    vectors = {"float32": torch.ones(count + scales.numel())} if dtype == "float32" else {
+        "float32": torch.ones(count), dtype: scales
+    }  # fmt: skip
+    return {"entries": [*layer(**changes), scale], "vectors": vectors}
+
+
 LAYOUTS = {
     "bomb": ({"layout": BOMB}, "not one deflated stream of at most"),
     "deep": ({"layout": DEEP}, "layout: "),
@@ -268,6 +280,16 @@ LAYOUTS = {
         "the frozen weights that seed 7 gives here have checksum .* those of the file 00000000",
     ),
     "key": ({"metadata": SEED, "entries": layer(frozen=0, key=7)}, "key must be of type str"),
+    "seed without checksum": (
+        {"metadata": {k: v for k, v in SEED.items() if k != "drawn"}, "entries": layer(frozen=0)},
+        "seed 7 gives here have checksum .* those of the file None",
+    ),
+    "scale of nothing": (scaled([]), "frozen_scale: must belong to frozen weights, got a layer without"),
+    "scales": (
+        scaled([2, 1, 1], frozen="stored"),
+        r"frozen_scale: must be one floating-point number, got torch.float32 of shape \(2, 1, 1\)",
+    ),
+    "integer scale": (scaled([], dtype="int8", frozen="stored"), "one floating-point number, got torch.int8"),
 }
 
 
@@ -275,6 +297,12 @@ LAYOUTS = {
 def test_lying_layouts_and_metadata(lie, tmp_path):
     changes, message = LAYOUTS[lie]
     assert re.search(message, rejected(forged(**changes), tmp_path / "a.fbc", nn.Linear(4, 3)))
+
+
+def test_a_checksum_of_draws_without_a_seed_means_nothing(tmp_path):
+    path = tmp_path / "a.fbc"
+    path.write_bytes(forged(metadata={"drawn": "12345678"}))
+    assert fbconv.load(path, nn.Linear(4, 3)).pattern.positions.tolist() == [1, 7]
 
 
 def test_a_missing_file_is_a_missing_file(tmp_path):
@@ -302,3 +330,12 @@ def test_layouts_are_not_written_that_could_not_be_read(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"need \d+ bytes of layout, at most 100 fit"):
         fbconv.save(net(), tmp_path / "a.fbc")
     assert not list(tmp_path.iterdir())
+
+
+def test_small_files_are_not_packed_again_as_large_ones(tmp_path):
+    """Packing draws frozen weights, for their checksum."""
+    drawn = {"layer": "", "shape": [2**31 - 1, 1], "kept": 0, "code": 0, "frozen": 0}
+    path = tmp_path / "a.fbc"
+    path.write_bytes(forged([drawn, {"name": "bias", "shape": [5]}], positions=b"", metadata=SEED))
+    with pytest.raises(ValueError, match=r"a.fbc: \d+ bytes stand for 2,147,483,647 weights"):
+        entries_of_source(path)

@@ -72,10 +72,10 @@ class File:
                 checksum = checksum_of(weights, checksum)
                 weights = weights.to(layer.values.dtype)
             frozen[layer.name] = weights
-        if "drawn" in self.metadata and f"{checksum:08x}" != self.metadata["drawn"]:
+        if "seed" in self.metadata and f"{checksum:08x}" != self.metadata.get("drawn"):
             raise ValueError(
                 f"the frozen weights that seed {self.metadata['seed']} gives here have checksum {checksum:08x}, "
-                f"those of the file {self.metadata['drawn']}: another generator"
+                f"those of the file {self.metadata.get('drawn')}: another generator"
             )
         for entry in self.entries:
             if isinstance(entry, Same) and entry.layer and entry.of in frozen:
@@ -166,9 +166,25 @@ def parse_file(path: Path, data: bytes) -> File:
             vectors=content,
             seeds=_seeds(metadata),
         )
-        return File(entries, len(data), metadata)
+        file = File(entries, len(data), metadata)
+        _check_scales(file)
+        return file
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _check_scales(file: File) -> None:
+    """What frozen weights are multiplied by is one number, and there are such weights."""
+    state = file.tensors()
+    for layer in file.layers().values():
+        scale = state.get(key := layer.key("frozen_scale"))
+        if scale is None:
+            continue
+        if layer.frozen is None:
+            raise ValueError(f"{key}: must belong to frozen weights, got a layer without")
+        if scale.dim() or not scale.is_floating_point():
+            raise ValueError(f"{key}: must be one floating-point number, got {scale.dtype} of shape "
+                             f"{tuple(scale.shape)}")  # fmt: skip
 
 
 def is_ours(data: bytes) -> bool:

@@ -134,7 +134,18 @@ def cast(entries: Sequence[Entry], dtype: torch.dtype | None) -> list[Entry]:
             raise ValueError(f"{entry.name}: {dtype} cannot hold {tensor[lost][0].item():g}")
         return result
 
-    return [changed(entry, lambda tensor, entry=entry: convert(entry, tensor)) for entry in entries]
+    return [changed(_fixed(entry, dtype), lambda tensor, entry=entry: convert(entry, tensor)) for entry in entries]
+
+
+def _fixed(entry: Entry, dtype: torch.dtype | None) -> Entry:
+    """The entry, its frozen weights no longer drawn if ``dtype`` would give back what rounding had taken from them."""
+    if not isinstance(entry, Layer) or not isinstance(entry.frozen, Draw) or dtype is None:
+        return entry
+    if dtype == entry.values.dtype or entry.values.dtype in (torch.float32, torch.float64):  # nothing was taken
+        return entry
+    drawn = entry.frozen.tensor(entry.shape)
+    rounded = drawn.to(entry.values.dtype)
+    return entry if same_bits(rounded.to(dtype), drawn.to(dtype)) else replace(entry, frozen=rounded)
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

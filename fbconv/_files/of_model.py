@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
 from ..initialisation import Draw
@@ -13,8 +14,8 @@ from .entries import Entry, Plain, Same, coded, key_of, same_bits
 _OWN = ("values", "indices", "frozen")  # a compressed layer's tensors that its entry stands for
 
 
-def entries_of_model(model: nn.Module) -> list[Entry]:
-    """Everything in a model's state dict, shared tensors once.
+def entries_of_model(model: nn.Module, dtype: torch.dtype | None = None) -> list[Entry]:
+    """Everything in a model's state dict, shared tensors once; ``dtype`` is what the file will be cast to.
 
     Raises:
         ValueError: something in the state dict that is not a tensor with data.
@@ -30,11 +31,15 @@ def entries_of_model(model: nn.Module) -> list[Entry]:
             if bases.setdefault(module.basis, key) != key:
                 own.add(key)
     inits = {key: basis.init for basis, key in bases.items()}
-    rest = {name: tensor for name, tensor in model.state_dict().items() if name not in own}
-    return [*_layers(compressed, bases), *plain_entries(rest, inits)]
+    state = model.state_dict()
+    # Bases come first: elsewhere in the model they may have other names, which refer to these.
+    rest = {key: state[key] for key in inits} | {name: t for name, t in state.items() if name not in own}
+    return [*_layers(compressed, bases, dtype), *plain_entries(rest, inits)]
 
 
-def _layers(compressed: dict[str, Compressed], bases: dict[FilterBasis, str]) -> Iterator[Entry]:
+def _layers(
+    compressed: dict[str, Compressed], bases: dict[FilterBasis, str], dtype: torch.dtype | None
+) -> Iterator[Entry]:
     first: dict[Compressed, str] = {}
     for name, module in compressed.items():
         if module in first:
@@ -45,16 +50,17 @@ def _layers(compressed: dict[str, Compressed], bases: dict[FilterBasis, str]) ->
         rest = {}
         if isinstance(module, FBConv2d):
             rest = {"basis": bases[module.basis], "axis": module.basis_axis, "groups": module.geometry.groups}
-        yield coded(name, pattern.shape, pattern.positions, module.values.detach(), frozen=_frozen(module), **rest)
+        rest["frozen"] = _frozen(module, dtype)
+        yield coded(name, pattern.shape, pattern.positions, module.values.detach(), **rest)
 
 
-def _frozen(module: Compressed) -> Tensor | Draw | None:
-    """The draw that gives the very bits of the frozen weights, or the weights themselves."""
+def _frozen(module: Compressed, dtype: torch.dtype | None) -> Tensor | Draw | None:
+    """The draw that gives the very bits of the frozen weights in the file's dtype, or the weights themselves."""
     frozen, draw = module.frozen, module.draw
     if frozen is None or draw is None:
         return frozen
-    drawn = draw.tensor(frozen.shape).to(frozen.dtype)
-    return draw if same_bits(drawn, frozen.cpu()) else frozen
+    dtype = dtype or frozen.dtype
+    return draw if same_bits(draw.tensor(frozen.shape).to(dtype), frozen.cpu().to(dtype)) else frozen
 
 
 def plain_entries(state: dict[str, Tensor], inits: dict[str, str] | None = None) -> Iterator[Plain | Same]:

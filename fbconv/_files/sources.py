@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .container import is_ours, parse_file
 from .entries import Entry
-from .state_dicts import compressed_state
+from .state_dicts import compressed_state, require_sensible_size
 
 _TORCH = (".pt", ".pth", ".ckpt", ".bin")
 _INSIDE = ("state_dict", "model")  # where training frameworks keep it
@@ -34,11 +34,20 @@ def entries_of_source(
         if is_ours(data):
             if masks or draw:
                 raise ValueError(f"{path}: packed already; masks and seeds are for plain state dicts")
-            return parse_file(path, data).entries
+            return _sensible_entries(path, data)
     try:
         return compressed_state(state, masks, draw)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _sensible_entries(path: Path, data: bytes) -> list[Entry]:
+    file = parse_file(path, data)
+    try:
+        require_sensible_size(file)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return file.entries
 
 
 def load_masks(path: Path) -> dict[str, Tensor]:

@@ -10,12 +10,12 @@ from torch import Tensor
 from ..functional import compose_filters
 from ..initialisation import Draw
 from .container import File
-from .entries import Entry, Layer, Plain, coded
+from .entries import Entry, Layer, Plain, Same, coded
 from .of_model import plain_entries
 from .to_model import scattered
 
 _ROOM = 2**27  # entries that the dense form of any file may have
-_RATIO = 10_000  # and for each byte of the file
+_RATIO = 1_000  # and for each byte of the file
 _MOST = 2**31 - 1  # entries of a compressed layer
 _LAYOUT = 10  # bytes, about, that a compressed layer takes in the layout beyond a tensor's
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -25,7 +25,7 @@ def compressed_state(
     state: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None, draw: tuple[str, int] | None = None
 ) -> list[Entry]:
     """Entries of a state dict, weights in whichever form takes the fewest bytes: dense, without zeros, or without
-    what a seed gives.
+    what a seed gives. Tensors with several names stay dense and are stored once.
 
     Args:
         state: of a plain model. Weights are the floating-point ``*.weight`` of two or four dimensions.
@@ -37,7 +37,9 @@ def compressed_state(
     """
     masks = masks or {}
     _check(state, masks)
-    return [_smallest(entry, masks.get(entry.name), draw) for entry in plain_entries(dict(state))]
+    entries = list(plain_entries(dict(state)))
+    shared = {entry.of for entry in entries if isinstance(entry, Same)}
+    return [e if e.name in shared else _smallest(e, masks.get(e.name), draw) for e in entries]
 
 
 def _check(state: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
@@ -99,10 +101,8 @@ def dense_state(file: File) -> dict[str, Tensor]:
     Raises:
         ValueError: if the file cannot be that large, or its frozen weights cannot be drawn.
     """
+    require_sensible_size(file)
     layers, state = file.layers(), file.tensors()
-    size = sum(_dense_size(layer, state) for layer in layers.values())
-    if size > max(_ROOM, _RATIO * file.size):
-        raise ValueError(f"{file.size} bytes stand for {size:,} weights, which no sensible file does")
     frozen = file.frozen_weights()
     weights = {}
     for name, layer in layers.items():
@@ -110,7 +110,20 @@ def dense_state(file: File) -> dict[str, Tensor]:
         dense = scattered(layer, frozen.get(name), scale)
         weights[layer.key("weight")] = dense if layer.basis is None else _composed(layer, dense, state[layer.basis])
     used = {layer.basis for layer in layers.values()} | {layer.key("frozen_scale") for layer in layers.values()}
-    return weights | {name: tensor for name, tensor in state.items() if name not in used}
+    # Tensors of their own: those of the file share memory, with which safetensors refuses them.
+    return weights | {name: tensor.clone() for name, tensor in state.items() if name not in used}
+
+
+def require_sensible_size(file: File) -> None:
+    """Before weights are drawn or made dense: a few bytes may declare any number of them.
+
+    Raises:
+        ValueError: if the file cannot be that large.
+    """
+    tensors = file.tensors()
+    size = sum(_dense_size(layer, tensors) for layer in file.layers().values())
+    if size > max(_ROOM, _RATIO * file.size):
+        raise ValueError(f"{file.size} bytes stand for {size:,} weights, which no sensible file does")
 
 
 def _dense_size(layer: Layer, tensors: Mapping[str, Tensor]) -> int:

@@ -12,7 +12,7 @@ from ..initialisation import Draw
 from ..nn import Compressed, FBConv2d, FilterBasis, FrozenConv2d, FrozenLinear, SparseConv2d, SparseLinear
 from ..pattern import SparsePattern
 from .container import File
-from .entries import Layer, Plain, same_bits
+from .entries import Layer, Plain, Same, same_bits
 
 _KINDS = {nn.Conv2d: (SparseConv2d, FrozenConv2d), nn.Linear: (SparseLinear, FrozenLinear)}
 
@@ -30,15 +30,21 @@ def model_of_file(file: File, model: nn.Module) -> nn.Module:
         _check_place(layer, modules.get(layer.name), state)
     frozen = file.frozen_weights()
     bases = _bases(file)
-    made: dict[nn.Module, Compressed] = {}
+    made: dict[nn.Module, nn.Module] = {}
     for name, layer in layers.items():
         module, mask = modules[name], layer.mask()
         state |= _state(layer, module, mask, frozen.get(name), state)
         if type(module) in _KINDS and module not in made:
             made[module] = _compressed(layer, module, mask, bases)
             made[module].backend = backends.get(name, "auto")
-            if layer.key("frozen_scale") in state:
-                made[module].frozen_scale = torch.ones((), device=made[module].values.device)
+            scale = state.get(layer.key("frozen_scale"))
+            if scale is not None:  # never of fewer bits than decay needs
+                dtype = torch.promote_types(scale.dtype, torch.float32)
+                made[module].frozen_scale = torch.ones((), dtype=dtype, device=made[module].values.device)
+    for entry in file.entries:  # a basis may also be a module of its own
+        borrowed = modules.get(entry.name.removesuffix(".elements"))
+        if isinstance(entry, Same) and entry.of in bases and isinstance(borrowed, FilterBasis):
+            made[borrowed] = bases[entry.of]
     model = replace_modules(model, made.get)
     _load(model, state)
     return model
