@@ -75,7 +75,7 @@ def freeze(
         masks: as for :func:`sparsify`; True = trained. A mask that keeps nothing freezes the whole layer but its bias.
         seed: of the weights of all masked layers, trained ones at their start too, from 0 to 2^32 - 1;
             :func:`fbconv.save` then stores it in their place. With the seed that :func:`initialise` drew the model from
-            before it was scored, under the same layer names (not in a wrapper), this changes no weight; another one
+            before it was scored, under the same layer names, this changes no weight; another one
             draws new weights for the mask (FreezeNet-reinit). None freezes the weights as they are.
         init: the distribution that belongs to the seed, see :class:`~fbconv.initialisation.Draw`; unused without.
         inplace: edit the model instead of a copy.
@@ -91,10 +91,10 @@ def freeze(
 
     Source: FreezeNet; with interspace coefficients, IP-FreezeNet.
     """
-    draws = {} if seed is None else {_layer(key): Draw(init, seed, _layer(key)) for key in masks}
+    draws = {} if seed is None else {key: _draw(init, seed, key) for key in masks}
     model = _compress(model, masks, _FROZEN, FBConv2d.freeze, inplace)
-    for name, draw in draws.items():
-        model.get_submodule(name).redraw(draw)
+    for key, draw in draws.items():
+        model.get_submodule(key.rpartition(".")[0]).redraw(draw)
     return model
 
 
@@ -116,7 +116,7 @@ def initialise(model: nn.Module, init: str = "xavier_normal", seed: int = 0, inp
 
     Source: FreezeNet, Xavier-normal, Kaiming-uniform and +-sigma initialisation.
     """
-    draws = {key: Draw(init, seed, _layer(key)) for key in prunable(model)}
+    draws = {key: _draw(init, seed, key) for key in prunable(model)}
     model = model if inplace else copy.deepcopy(model)
     for key, module, shape in _prunable_modules(model):
         if isinstance(module, Compressed):
@@ -126,9 +126,9 @@ def initialise(model: nn.Module, init: str = "xavier_normal", seed: int = 0, inp
     return model
 
 
-def _layer(key: str) -> str:
-    """The name of the layer that a prunable tensor belongs to."""
-    return key.rpartition(".")[0]
+def _draw(init: str, seed: int, key: str) -> Draw:
+    """Of a prunable tensor; a model that ``torch.compile`` has wrapped draws what it would without."""
+    return Draw(init, seed, key.rpartition(".")[0].replace("_orig_mod.", "").removesuffix("_orig_mod"))
 
 
 def interspace(

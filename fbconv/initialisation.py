@@ -68,6 +68,8 @@ class Draw:
 
     def tensor(self, shape: Sequence[int]) -> Tensor:
         """The weights: float32 on the CPU, of a shape ``(out, in, ...)`` whose further dimensions are taps."""
+        if 0 in shape:
+            return torch.empty(*shape)
         law = _LAWS[self.init]
         numbers = _C.draw(law.distribution, self.seed, self.name, _scale(law, shape), math.prod(shape))
         return torch.from_numpy(numbers).view(*shape)

@@ -110,8 +110,9 @@ def _begun(config: Config, data: DataSet, out: Path, progress: Progress | None) 
 def _finished(run: Run) -> tuple[nn.Module, float]:
     """The model of the best epoch, pruned where its frozen weights have vanished, and how large they are."""
     load_changing_state(run.model, run.best["model"])
-    frozen_size = max((remaining(layer) for layer in frozen_layers(run.model).values()), default=0.0)
-    return finish(run.model, VANISHED) if 0 < frozen_size <= VANISHED else run.model, frozen_size
+    sizes = [remaining(layer) for layer in frozen_layers(run.model).values()]
+    vanished = bool(sizes) and max(sizes) <= VANISHED
+    return finish(run.model, VANISHED) if vanished else run.model, max(sizes, default=0.0)
 
 
 def _report(run: Run, prepared: Prepared, model: nn.Module) -> dict[str, object]:

@@ -4,9 +4,12 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
+from typer.testing import CliRunner
 
 import fbconv
+from fbconv import cli
 from fbconv.dynamic import RegrowingMasks
 from fbconv.nn import FBLinear, FilterBasis
 
@@ -179,6 +182,28 @@ def test_frozen_coefficients_and_state(generator):
     other = fbconv.freeze(model, masks, seed=4)
     other.load_state_dict(frozen.state_dict())
     assert torch.equal(other(x), frozen(x))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_files_hold_linear_layers_too(tmp_path, frozen):
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 6, bias=False))
+    model = fbconv.interspace(dense, linear_block=4)
+    masks = {name: torch.rand(shape) < 0.3 for name, shape in fbconv.prunable(model).items()}
+    model = fbconv.freeze(model, masks, seed=1) if frozen else fbconv.sparsify(model, masks)
+    fbconv.save(model, tmp_path / "m.fbc")
+    loaded = fbconv.load(tmp_path / "m.fbc", dense)
+    assert loaded[0].basis is loaded[2].basis
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+    result = CliRunner().invoke(cli.app, ["unpack", str(tmp_path / "m.fbc"), str(tmp_path / "m.safetensors")])
+    assert result.exit_code == 0, result.output
+    dense.load_state_dict(load_file(tmp_path / "m.safetensors"))
+    x = torch.randn(4, 16)
+    torch.testing.assert_close(dense(x), model(x))
+    other = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(12, 6, bias=False))
+    with pytest.raises(ValueError, match=r"the file has filters \(6, 8\) in 1 groups, the model \(6, 12\)"):
+        fbconv.load(tmp_path / "m.fbc", other)
 
 
 def test_it_compiles_and_exports():

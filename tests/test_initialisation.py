@@ -128,6 +128,16 @@ def test_initialise_in_the_interspace():
     torch.testing.assert_close(frozen(x), drawn(x))
 
 
+def test_wrappers_and_empty_layers_draw_the_same():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3))
+    compiled = fbconv.initialise(torch.compile(model), seed=4)
+    plain = fbconv.initialise(model, seed=4)
+    assert torch.equal(compiled.get_parameter("_orig_mod.0.weight"), plain[0].weight)
+    with pytest.warns(UserWarning, match="zero-element"):
+        empty = torch.nn.Linear(0, 3)
+    assert fbconv.initialise(empty, "kaiming_uniform").weight.shape == (3, 0)
+
+
 @pytest.mark.parametrize(
     ("init", "seed", "message"),
     [("normal", 0, "init must be one of"), ("pm_sigma", -1, "32 bits"), ("pm_sigma", 2**32, "32 bits"),

@@ -44,6 +44,7 @@ class Layer:
         frozen: what stands elsewhere: a tensor of the shape, random numbers (of the values' dtype), or None for zeros.
         basis: for coefficients, the name of the :class:`Plain` with the elements.
         axis, groups: for coefficients, what the basis' blocks belong to, and the groups of the convolution.
+        linear: the coefficients are a linear layer's, whose rows are cut into blocks.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Layer:
     basis: str | None = None
     axis: str = "in"
     groups: int = 1
+    linear: bool = False
 
     @property
     def size(self) -> int:

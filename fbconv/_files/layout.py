@@ -4,9 +4,9 @@
 
 - ``{"name", "shape"}``, perhaps ``"init"`` of a filter basis: a tensor;
 - ``{"name", "same"}`` or ``{"layer", "same"}``: another name of an earlier tensor or layer;
-- ``{"layer", "shape", "kept", "code"}``, for coefficients also ``"basis"``, ``"axis"``, ``"groups"``: a compressed
-  layer, ``code`` being the bytes of its positions. ``"frozen"`` is null (zeros), "stored" or the number of a draw, and
-  ``"key"`` the draw's name if it is not the layer's.
+- ``{"layer", "shape", "kept", "code"}``, for coefficients also ``"basis"``, ``"axis"``, ``"groups"`` and, of a linear
+  layer, ``"linear"``: a compressed layer, ``code`` being the bytes of its positions. ``"frozen"`` is null (zeros),
+  "stored" or the number of a draw, and ``"key"`` the draw's name if it is not the layer's.
 
 Values, then stored frozen weights, lie in the vector of their dtype in the order of the entries.
 """
@@ -81,6 +81,7 @@ def _record(entry: Entry, seeds: Seeds) -> dict[str, object]:
         record |= {} if entry.frozen.name == entry.name else {"key": entry.frozen.name}
     if entry.basis is not None:
         record |= {"basis": entry.basis, "axis": entry.axis, "groups": entry.groups}
+        record |= {"linear": True} if entry.linear else {}
     return record
 
 
@@ -196,7 +197,7 @@ class _Reader:
         return Plain(name, tensor, record.get("init", str) if "init" in record.content else None)
 
     def layer(self, record: _Fields, name: str) -> Layer:
-        record.only("layer", "shape", "kept", "code", "dtype", "frozen", "key", "basis", "axis", "groups")
+        record.only("layer", "shape", "kept", "code", "dtype", "frozen", "key", "basis", "axis", "groups", "linear")
         shape = record.shape((3,) if "basis" in record.content else (2, 4), 1, _MOST)
         kept = record.number("kept", 0, prod(shape))
         count = record.number("code", 0, len(self.positions) - self.decoded)
@@ -209,7 +210,8 @@ class _Reader:
         if "basis" not in record.content:
             return Layer(name, shape, code, values, frozen)
         axis, groups = record.get("axis", str), record.number("groups", 1, _MOST)
-        return Layer(name, shape, code, values, frozen, record.get("basis", str), axis, groups)
+        linear = "linear" in record.content and record.get("linear", bool)
+        return Layer(name, shape, code, values, frozen, record.get("basis", str), axis, groups, linear)
 
     def frozen(self, record: _Fields, name: str, shape: tuple[int, ...]) -> Tensor | Draw | None:
         kind = record.content.get("frozen", self.common["frozen"])
@@ -274,4 +276,5 @@ def _fits(layer: Layer, elements: Tensor | None) -> bool:
     n_bases = elements.shape[0] if elements.dim() == 4 else 1
     channels = {"in": layer.shape[1] * layer.groups, "out": layer.shape[0]}.get(layer.axis)
     divides = channels is not None and channels % n_bases == 0 and layer.shape[0] % layer.groups == 0
-    return divides and elements.shape[-3] == layer.shape[2]
+    rows = not layer.linear or (layer.groups == 1 and elements.shape[-2] == 1)
+    return divides and rows and elements.shape[-3] == layer.shape[2]

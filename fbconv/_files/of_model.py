@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..initialisation import Draw
-from ..nn import Compressed, FBConv2d, FilterBasis
+from ..nn import Compressed, FBConv2d, FBLinear, FilterBasis
 from .entries import Entry, Plain, Same, coded, key_of, same_bits
 
 _OWN = ("values", "indices", "frozen")  # a compressed layer's tensors that its entry stands for
@@ -50,6 +50,7 @@ def _layers(
         rest = {}
         if isinstance(module, FBConv2d):
             rest = {"basis": bases[module.basis], "axis": module.basis_axis, "groups": module.geometry.groups}
+            rest["linear"] = isinstance(module, FBLinear)
         rest["frozen"] = _frozen(module, dtype)
         yield coded(name, pattern.shape, pattern.positions, module.values.detach(), **rest)
 

@@ -138,4 +138,4 @@ def _composed(layer: Layer, coefficients: Tensor, elements: Tensor) -> Tensor:
     wide = torch.promote_types(coefficients.dtype, torch.float32)
     bases = (elements if elements.dim() == 4 else elements[None]).to(wide)
     weight = compose_filters(coefficients.to(wide), bases, groups=layer.groups, basis_axis=layer.axis)
-    return weight.to(coefficients.dtype)
+    return (weight.flatten(1) if layer.linear else weight).to(coefficients.dtype)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..convert import densify, replace_modules
 from ..initialisation import Draw
-from ..nn import Compressed, FBConv2d, FilterBasis, FrozenConv2d, FrozenLinear, SparseConv2d, SparseLinear
+from ..nn import Compressed, FBConv2d, FBLinear, FilterBasis, FrozenConv2d, FrozenLinear, SparseConv2d, SparseLinear
 from ..pattern import SparsePattern
 from .container import File
 from .entries import Layer, Plain, Same, same_bits
@@ -62,14 +62,16 @@ def _check_place(layer: Layer, module: nn.Module | None, tensors: Mapping[str, T
         raise ValueError(f"layer {layer.name!r} of shape {layer.shape}: the model has {got}")
     expected = tuple(weight.shape)
     if layer.basis is not None:
-        if type(module) is not nn.Conv2d:
-            raise ValueError(f"layer {layer.name!r} must be a Conv2d for filter bases, got {type(module).__name__}")
-        elements = tuple(tensors[layer.basis].shape)
-        kernel, groups = (*layer.shape[:2], *elements[-2:]), layer.groups
-        if kernel != expected or groups != module.groups:
+        kind = nn.Linear if layer.linear else nn.Conv2d
+        if type(module) is not kind:
+            raise ValueError(f"layer {layer.name!r} must be a {kind.__name__}, got {type(module).__name__}")
+        taps = tuple(tensors[layer.basis].shape)[-2:]
+        filters = (layer.shape[0], layer.shape[1] * taps[1]) if layer.linear else (*layer.shape[:2], *taps)
+        groups = getattr(module, "groups", 1)
+        if filters != expected or layer.groups != groups:
             raise ValueError(
-                f"layer {layer.name!r}: the file has filters {kernel} in {groups} groups, the model {expected} in "
-                f"{module.groups}"
+                f"layer {layer.name!r}: the file has filters {filters} in {layer.groups} groups, the model {expected} "
+                f"in {groups}"
             )
     elif layer.shape != expected:
         raise ValueError(f"layer {layer.name!r}: the file has shape {layer.shape}, the model {expected}")
@@ -97,7 +99,8 @@ def _compressed(layer: Layer, module: nn.Module, mask: Tensor, bases: Mapping[st
         made = _KINDS[type(module)][frozen].from_dense(module, mask)
     else:
         basis = bases[layer.basis].to(module.weight)
-        made = FBConv2d.from_dense(module, basis, mask, basis_axis=layer.axis, generator=torch.Generator())
+        kind = FBLinear if layer.linear else FBConv2d
+        made = kind.from_dense(module, basis, mask, basis_axis=layer.axis, generator=torch.Generator())
         if frozen:
             made.freeze(mask)
     made.draw = layer.frozen if isinstance(layer.frozen, Draw) else None
