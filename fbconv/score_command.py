@@ -23,6 +23,7 @@ from .convert import prunable
 from .data import DATA_SETS, load
 from .densities import DISTRIBUTIONS
 from .experiment import choose_device, environment, replacing, stream, write_json
+from .input_shape import parse_shape
 from .mask_plots import plot_densities
 from .masks import SCOPES, LayerCollapseWarning
 from .schedules import SCHEDULES, prune_masks
@@ -128,7 +129,7 @@ def score(
         "seed": seed,
     }  # fmt: skip
     _check(settings)
-    shape = _shape(input_shape)
+    shape = parse_shape(input_shape)
     started = time.perf_counter()
     torch.manual_seed(seed)
     network = call(model, nn.Module, "a torch.nn.Module").to(choose_device(device))
@@ -174,15 +175,6 @@ def _score_function(name: str | None, shape: tuple[int, ...] | None) -> str | Ca
     if name == "synflow" and shape:
         return partial(synflow, input_shape=shape)
     return load_function(name) if name and ".py:" in name else name
-
-
-def _shape(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    sizes = text.split(",")
-    if not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
-        raise typer.BadParameter(f"input-shape must be positive numbers with commas between, as 3,32,32, got {text!r}")
-    return tuple(map(int, sizes))
 
 
 def _batches(data: str, data_dir: str, batch_size: int, count: int, seed: int) -> list[object]:
