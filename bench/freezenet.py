@@ -59,8 +59,8 @@ PAPER_DECAY = 5e-4 * 25_000 * (0.1 + 0.01 + 0.001 + 1e-4 + 1e-5 + 1e-6)
 Row = dict[str, object]
 
 
-def grid(model: str) -> list[tuple[str, float]]:
-    """(method, sparsity) of every point."""
+def grid() -> list[tuple[str, float]]:
+    """(method, sparsity) of every point of a network."""
     points = [(method, sparsity) for sparsity in SPARSITIES for method in METHODS]
     return [("dense", 0.0), *points, ("FreezeNet", 1.0)]
 
@@ -81,7 +81,7 @@ def label(model: str, method: str, sparsity: float, seed: int) -> str:
 
 
 def run(options: argparse.Namespace, console: Console) -> list[Row]:
-    points = [(model, *point) for model in MODELS for point in grid(model)]
+    points = [(model, *point) for model in MODELS for point in grid()]
     configs = {label(*point, seed): config(*point, seed, options.epochs, options.data_dir)
                for seed in range(options.seeds) for point in points}  # fmt: skip
     done = dict.fromkeys(configs, 0.0)
