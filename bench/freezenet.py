@@ -210,7 +210,8 @@ def main() -> None:
     write_json(options.out / "freezenet.json", {"environment": about, "settings": settings, "rows": rows})
     under = f"MNIST, {options.epochs} epochs, {options.seeds} seeds"
     plot_accuracy(rows, options.out / "freezenet.png", f"Test error, {under}")
-    plot_gradients(rows, options.out / "freezenet-gradients.png", f"Gradient of trained weights, {under}")
+    note = "lines that end or are missing are at zero"
+    plot_gradients(rows, options.out / "freezenet-gradients.png", f"Gradient of trained weights, {under}; {note}")
 
 
 if __name__ == "__main__":
