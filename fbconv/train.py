@@ -142,8 +142,12 @@ def _masks(config: Config, model: nn.Module, data: DataSet, weights: int) -> dic
         )
 
 
+def _bases(model: nn.Module) -> list[nn.Parameter]:
+    return [module.elements for module in model.modules() if isinstance(module, FilterBasis)]
+
+
 def _basis_entries(model: nn.Module) -> int:
-    return sum(module.elements.numel() for module in model.modules() if isinstance(module, FilterBasis))
+    return sum(elements.numel() for elements in _bases(model))
 
 
 def make_optimizer(model: nn.Module, lr: float) -> torch.optim.SGD:
@@ -159,8 +163,17 @@ def make_optimizer(model: nn.Module, lr: float) -> torch.optim.SGD:
 
 def gradient_norm(model: nn.Module) -> Tensor:
     """L2 norm of the last gradient of all trained weights together; biases, normalisation and bases do not count."""
-    gradients = [model.get_parameter(name).grad for name in prunable(model)]
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
+    return _gradient_norm([model.get_parameter(name) for name in prunable(model)])
+
+
+def basis_gradient_norm(model: nn.Module) -> Tensor:
+    """L2 norm of the last gradient of all filter bases together; the model must have some."""
+    return _gradient_norm(_bases(model))
+
+
+def _gradient_norm(parameters: list[nn.Parameter]) -> Tensor:
+    norms = [torch.linalg.vector_norm(parameter.grad) for parameter in parameters]
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def learning_rate(config: Config, epoch: int) -> float:
@@ -208,7 +221,7 @@ def train(config: Config, out: str | Path, progress: Progress | None = None) -> 
         ``steps_per_second`` of the training steps alone. ``frozen_size`` is how large frozen weights still are at the
         best epoch, as a share of their initial size: where it is small enough for them to have vanished, the tested
         model is the pruned one. ``file_bytes`` is the size of ``model.fbc``. The history's ``gradient_norm`` is the
-        mean of :func:`gradient_norm` over an epoch.
+        mean of :func:`gradient_norm` over an epoch; in the interspace there is ``basis_gradient_norm`` too.
 
     Raises:
         ValueError: if ``out`` holds a run of another configuration, or the configuration cannot be met.
@@ -273,7 +286,7 @@ class _Run:
         rate = learning_rate(self.config, number)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss, accuracy, norm = self._train(number, progress)
+        loss, accuracy, norms = self._train(number, progress)
         validation_loss, validation_accuracy = evaluate(self.model, self.data, self.data.validation)
         if not math.isfinite(loss + validation_loss):
             raise RuntimeError(
@@ -285,7 +298,7 @@ class _Run:
                 "lr": rate,
                 "train_loss": loss,
                 "train_accuracy": accuracy,
-                "gradient_norm": norm,
+                **norms,
                 "validation_loss": validation_loss,
                 "validation_accuracy": validation_accuracy,
             }
@@ -294,18 +307,23 @@ class _Run:
             weights = {name: value.clone() for name, value in _changing_state(self.model).items()}
             self.best = {"epoch": number + 1, "model": weights}
 
-    def _train(self, number: int, progress: Progress | None) -> tuple[float, float, float]:
+    def _train(self, number: int, progress: Progress | None) -> tuple[float, float, dict[str, float]]:
         started = time.perf_counter()
         self.model.train()
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.data.mean.device)
-        correct, norms, seen = torch.zeros_like(loss_sum), torch.zeros_like(loss_sum), 0
+        correct, seen = torch.zeros_like(loss_sum), 0
+        measures = {"gradient_norm": gradient_norm}
+        if _bases(self.model):
+            measures["basis_gradient_norm"] = basis_gradient_norm
+        norms = {name: torch.zeros_like(loss_sum) for name in measures}
         generator = stream(self.config.seed, f"epoch {number}")
         for step, (images, labels) in enumerate(self.data.training_batches(self.config.batch_size, generator), start=1):
             outputs = self.model(images)
             loss = F.cross_entropy(outputs, labels)
             self.optimizer.zero_grad()
             loss.backward()
-            norms += gradient_norm(self.model)
+            for name, measure in measures.items():
+                norms[name] += measure(self.model)
             self.optimizer.step()
             loss_sum += loss.detach() * len(labels)
             correct += (outputs.argmax(1) == labels).sum()
@@ -313,7 +331,8 @@ class _Run:
             if progress:
                 done = number * self.steps_per_epoch + step
                 progress(done, self.config.epochs * self.steps_per_epoch, self.history[-1] if self.history else None)
-        means = loss_sum.item() / seen, correct.item() / seen, norms.item() / step
+        mean_norms = {name: norm.item() / step for name, norm in norms.items()}
+        means = loss_sum.item() / seen, correct.item() / seen, mean_norms
         self.training_seconds += time.perf_counter() - started
         return means
 
