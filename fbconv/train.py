@@ -15,6 +15,7 @@ from ._training.run import (
     WEIGHT_DECAY,
     Progress,
     Run,
+    basis_gradient_norm,
     evaluate,
     gradient_norm,
     learning_rate,
@@ -36,6 +37,7 @@ __all__ = [
     "WEIGHT_DECAY",
     "Prepared",
     "Progress",
+    "basis_gradient_norm",
     "evaluate",
     "gradient_norm",
     "learning_rate",
@@ -69,7 +71,7 @@ def train(config: Config, out: str | Path, progress: Progress | None = None) -> 
         ``steps_per_second`` of the training steps alone. ``frozen_size`` is how large frozen weights still are at the
         best epoch, as a share of their initial size: where it is small enough for them to have vanished, the tested
         model is the pruned one. ``file_bytes`` is the size of ``model.fbc``. The history's ``gradient_norm`` is the
-        mean of :func:`gradient_norm` over an epoch.
+        mean of :func:`gradient_norm` over an epoch; in the interspace there is ``basis_gradient_norm`` too.
 
     Raises:
         ValueError: if ``out`` holds a run of another configuration, or the configuration cannot be met.

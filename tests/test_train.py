@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import os
 import pickle
 import signal
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 
 import fbconv
 from fbconv import convert, data
-from fbconv.experiment import Config, load_checkpoint
+from fbconv.experiment import Config, load_checkpoint, stream
 from fbconv.masks import kept_count
 from fbconv.models import MODELS, Architecture, build
 from fbconv.train import WEIGHT_DECAY, evaluate, learning_rate, make_optimizer, prepare, train
@@ -278,6 +279,26 @@ def test_bases_are_trained(tmp_path):
     state = load_checkpoint(tmp_path / "last.ckpt", config)["model"]
     assert not torch.equal(state["conv1.basis.elements"], torch.eye(25).view(25, 5, 5))
     assert torch.equal(state["conv1.basis.elements"], state["conv2.basis.elements"])
+
+
+@pytest.mark.parametrize(("space", "mode"), COMBINATIONS)
+def test_gradient_norms_are_those_of_single_steps(tmp_path, space, mode):
+    config = Config(space=space, mode=mode, sparsity=0.9, epochs=1, batch_size=270)  # one step an epoch
+    history = train(config, tmp_path)["history"]
+    digits = loaded(config)
+    model = prepare(config, digits).model.train()
+    images, labels = next(digits.training_batches(270, stream(config.seed, "epoch 0")))
+    F.cross_entropy(model(images), labels).backward()
+    bases = {id(p): p.grad for name, p in model.named_parameters() if name.endswith("basis.elements")}
+    weights = [model.get_parameter(name).grad for name in convert.prunable(model)]
+    assert history[0]["gradient_norm"] == pytest.approx(norm_of(weights), rel=1e-5)
+    assert ("basis_gradient_norm" in history[0]) == (space == "interspace")
+    if space == "interspace":
+        assert history[0]["basis_gradient_norm"] == pytest.approx(norm_of(bases.values()), rel=1e-5)
+
+
+def norm_of(gradients):
+    return math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients))
 
 
 def test_the_seed_decides_everything(tmp_path):

@@ -149,5 +149,10 @@ def target_sparsity(config: Config, network: Prepared) -> float:
     return 1 - budget / sum(shape.numel() for shape in prunable(network.model).values())
 
 
+def bases_of(model: nn.Module) -> list[nn.Parameter]:
+    """The elements of a model's filter bases, shared ones once."""
+    return [module.elements for module in model.modules() if isinstance(module, FilterBasis)]
+
+
 def _basis_entries(model: nn.Module) -> int:
-    return sum(module.elements.numel() for module in model.modules() if isinstance(module, FilterBasis))
+    return sum(elements.numel() for elements in bases_of(model))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -18,10 +18,12 @@ from ..decay import parameter_groups
 from ..dynamic import GradualPruning, RegrowingMasks, dense_gradients
 from ..experiment import Config, load_checkpoint, save_checkpoint, seed32, stream
 from ..freezing import decay_frozen, frozen_layers
+from .model import bases_of
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 CHECKPOINT = "last.ckpt"
+NORMS = ("gradient_norm", "basis_gradient_norm")  # in a history; the second with filter bases only
 MASKS_UNTIL = 0.75  # of all steps, where masks change
 _EVALUATION_BATCH = 500
 
@@ -37,8 +39,16 @@ def make_optimizer(model: nn.Module, lr: float) -> torch.optim.SGD:
 
 def gradient_norm(model: nn.Module) -> Tensor:
     """L2 norm of the last gradient of all trained weights together; biases, normalisation and bases do not count."""
-    gradients = [model.get_parameter(name).grad for name in prunable(model)]
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
+    return _norm([model.get_parameter(name).grad for name in prunable(model)])
+
+
+def basis_gradient_norm(model: nn.Module) -> Tensor:
+    """L2 norm of the last gradient of all filter bases together; the model must have some."""
+    return _norm([elements.grad for elements in bases_of(model)])
+
+
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors]))
 
 
 def learning_rate(config: Config, epoch: int) -> float:
@@ -157,7 +167,7 @@ class Run:
     def epoch(self, progress: Progress | None) -> None:
         """Train for one epoch, measure, and remember the weights if they are the best so far."""
         number = self.next_epoch
-        loss, accuracy, norm = self._train(number, progress, self.steps)
+        loss, accuracy, *norms = self._train(number, progress, self.steps)
         validation_loss, validation_accuracy = evaluate(self.model, self.data, self.data.validation)
         if not math.isfinite(loss + validation_loss):
             raise RuntimeError(
@@ -169,7 +179,7 @@ class Run:
                 "lr": learning_rate(self.config, number),
                 "train_loss": loss,
                 "train_accuracy": accuracy,
-                "gradient_norm": norm,
+                **dict(zip(NORMS, norms, strict=False)),
                 "validation_loss": validation_loss,
                 "validation_accuracy": validation_accuracy,
             }
@@ -187,13 +197,13 @@ class Run:
         """Whether gradual pruning has come to its end: earlier models keep more weights than was asked for."""
         return not isinstance(self.masks, GradualPruning) or self.next_epoch * self.steps_per_epoch > self.masks.end
 
-    def _train(self, number: int, progress: Progress | None, end: int) -> tuple[float, float, float]:
-        """One epoch, or its part between the steps ``start`` and ``end``: mean loss, accuracy and gradient norm."""
+    def _train(self, number: int, progress: Progress | None, end: int) -> list[float]:
+        """One epoch, or its part between the steps ``start`` and ``end``: mean loss, accuracy and gradient norms."""
         started = time.perf_counter()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, number)
         self.model.train()
-        sums = torch.zeros(3, dtype=torch.float64, device=self.data.mean.device)
+        sums = torch.zeros(4 if bases_of(self.model) else 3, dtype=torch.float64, device=self.data.mean.device)
         steps, images = 0, 0
         generator = stream(self.config.seed, f"epoch {number}")
         batches = self.data.training_batches(self.config.batch_size, generator)
@@ -206,11 +216,11 @@ class Run:
                 offset, total = self.before or (-self.start, self.steps - self.start)
                 progress(offset + step + 1, total, self.history[-1] if self.history else None)
         self.training_seconds += time.perf_counter() - started
-        loss, correct, norm = sums.tolist()
-        return loss / images, correct / images, norm / steps
+        loss, correct, *norms = sums.tolist()
+        return [loss / images, correct / images, *(norm / steps for norm in norms)]
 
     def _step(self, step: int, inputs: Tensor, labels: Tensor) -> Tensor:
-        """One step of training: summed loss, correct ones, and norm of the gradient."""
+        """One step of training: summed loss, correct ones, and norms of the gradient."""
         due = self.masks is not None and self.masks.due(step)
         self.optimizer.zero_grad()
         if due and self.config.dynamic == "rigl":
@@ -224,7 +234,7 @@ class Run:
             if isinstance(self.masks, RegrowingMasks):
                 self.masks.generator.manual_seed(seed32(self.config.seed, f"regrow {step}"))
             self.masks.update(step)
-        return _sums(outputs, labels, loss, norm)
+        return self._sums(outputs, labels, loss, norm)
 
     def _regrow_by_gradient(self, step: int, inputs: Tensor, labels: Tensor) -> Tensor:
         """RigL's update stands in the place of the optimizer's step."""
@@ -237,7 +247,12 @@ class Run:
             for name, weight in weights.items()
         ]
         self.masks.update(step, {name: weight.grad for name, weight in weights.items()})
-        return _sums(outputs, labels, loss, torch.linalg.vector_norm(torch.cat(kept)))
+        return self._sums(outputs, labels, loss, _norm(kept))
+
+    def _sums(self, outputs: Tensor, labels: Tensor, loss: Tensor, norm: Tensor) -> Tensor:
+        correct = (outputs.argmax(1) == labels).sum()
+        norms = [norm, basis_gradient_norm(self.model)] if bases_of(self.model) else [norm]
+        return torch.stack([loss.detach().double() * len(labels), correct.double(), *(n.double() for n in norms)])
 
     def state(self) -> dict[str, object]:
         """What :meth:`restore` needs to go on as if nothing had happened."""
@@ -259,11 +274,6 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         for name in ("history", "best", "seconds", "training_seconds"):
             setattr(self, name, state[name])
-
-
-def _sums(outputs: Tensor, labels: Tensor, loss: Tensor, norm: Tensor) -> Tensor:
-    correct = (outputs.argmax(1) == labels).sum()
-    return torch.stack([loss.detach().double() * len(labels), correct.double(), norm.double()])
 
 
 def _quality(entry: dict[str, float]) -> tuple[float, float]:
