@@ -62,7 +62,7 @@ def prepare(config: Config, data: DataSet) -> Prepared:
 
     Example:
         >>> config = Config(mode="freeze", sparsity=0.99)
-        >>> prepare(config, load("digits")).trained_weights
+        >>> prepare(config, fbconv.data.load("digits")).trained_weights
         4305
     """
     network = dense_network(config, data)
