@@ -19,12 +19,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from grid import train_grid
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from fbconv.experiment import Config, environment, write_json
-from fbconv.parallel import Report, train_all
 from fbconv.plots import figure_of, save_figure
 from fbconv.train import learning_rate
 
@@ -84,19 +83,7 @@ def run(options: argparse.Namespace, console: Console) -> list[Row]:
     points = [(model, *point) for model in MODELS for point in grid()]
     configs = {label(*point, seed): config(*point, seed, options.epochs, options.data_dir)
                for seed in range(options.seeds) for point in points}  # fmt: skip
-    done = dict.fromkeys(configs, 0.0)
-    with Progress(console=console) as bar:
-        task = bar.add_task("training", total=len(configs))
-
-        def advance(report: Report) -> None:
-            name, steps, total, _ = report
-            done[name] = steps / total
-            bar.update(task, completed=sum(done.values()))
-
-        outcome = train_all(configs, options.work, options.jobs, advance)
-    if outcome.failures:
-        raise RuntimeError(f"freezenet: {outcome.failures}")
-    results = outcome.results
+    results = train_grid(configs, options.work, options.jobs, console)
     return [row(*point, [results[label(*point, seed)] for seed in range(options.seeds)]) for point in points]
 
 
