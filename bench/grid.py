@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,18 @@ from rich.progress import Progress
 
 from fbconv.experiment import Config
 from fbconv.parallel import Report, train_all
+
+
+def grid_options(description: str, work: Path) -> argparse.Namespace:
+    """The command line of a script that trains a grid: data_dir, epochs, seeds, jobs, work, out."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--work", type=Path, default=work)
+    parser.add_argument("--out", type=Path, default=Path("bench/results"))
+    return parser.parse_args()
 
 
 def train_grid(configs: Mapping[str, Config], work: Path, jobs: int, console: Console) -> dict[str, dict[str, object]]:

@@ -17,7 +17,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from grid import train_grid
+from grid import grid_options, train_grid
 from rich.console import Console
 from rich.table import Table
 
@@ -97,14 +97,7 @@ def plot(rows: Sequence[Row], path: Path, title: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", default="data")
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--work", type=Path, default=Path("runs/interspace"))
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
-    options = parser.parse_args()
+    options = grid_options(__doc__, Path("runs/interspace"))
     about = environment()
     rows = run(options, Console(stderr=True))
     Console().print(table(rows))

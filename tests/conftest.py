@@ -1,12 +1,16 @@
 """Fixtures every test file shares."""
 
 import os
+from collections import OrderedDict
 
 # Read when torch loads OpenMP. Threads that spin while waiting make tiny shapes ten times slower on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
+from torch import nn
+
+from fbconv.models import MODELS, Architecture
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
@@ -42,3 +46,22 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def normed(monkeypatch):
+    """A small network with batch norm and two convolutions, by the name ``normed``."""
+
+    def layers(channels, size, classes):
+        return nn.Sequential(
+            OrderedDict(
+                conv1=nn.Conv2d(channels, 6, 5, stride=2),
+                norm=nn.BatchNorm2d(6),
+                relu=nn.ReLU(),
+                conv2=nn.Conv2d(6, 8, 5, stride=2),
+                flatten=nn.Flatten(),
+                fc=nn.Linear(8 * 4 * 4, classes),
+            )
+        )
+
+    monkeypatch.setitem(MODELS, "normed", Architecture(layers, "kaiming_normal", lr=0.1, smallest=28))

@@ -10,19 +10,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 import fbconv
 from fbconv import convert, data
 from fbconv.experiment import Config, load_checkpoint, stream
 from fbconv.masks import kept_count
-from fbconv.models import MODELS, Architecture, build
+from fbconv.models import build
 from fbconv.train import WEIGHT_DECAY, evaluate, learning_rate, make_optimizer, prepare, train
 
 COMBINATIONS = list(itertools.product(("spatial", "interspace"), ("dense", "prune", "freeze")))
@@ -40,25 +38,6 @@ def few_digits():
 def tiny(monkeypatch, few_digits):
     """Digits cut down to 270 training, 30 validation and 60 test images."""
     monkeypatch.setitem(data.DATA_SETS, "digits", lambda _: few_digits)
-
-
-@pytest.fixture
-def normed(monkeypatch):
-    """A small network with batch norm and two convolutions, by the name ``normed``."""
-
-    def layers(channels, size, classes):
-        return nn.Sequential(
-            OrderedDict(
-                conv1=nn.Conv2d(channels, 6, 5, stride=2),
-                norm=nn.BatchNorm2d(6),
-                relu=nn.ReLU(),
-                conv2=nn.Conv2d(6, 8, 5, stride=2),
-                flatten=nn.Flatten(),
-                fc=nn.Linear(8 * 4 * 4, classes),
-            )
-        )
-
-    monkeypatch.setitem(MODELS, "normed", Architecture(layers, "kaiming_normal", lr=0.1, smallest=28))
 
 
 def loaded(config):

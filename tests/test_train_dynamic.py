@@ -3,18 +3,16 @@
 import dataclasses
 import itertools
 import math
-from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 import fbconv
 from fbconv import data
 from fbconv._training import run as run_module
 from fbconv.experiment import Config, load_checkpoint
-from fbconv.models import MODELS, Architecture
+from fbconv.models import MODELS
 from fbconv.train import evaluate, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -24,26 +22,12 @@ SCORES = {"set": "random", "rigl": "random"}
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch):
-    """270 training images of the digits, and a network with two convolutions and batch norm, ``normed``."""
+def small(monkeypatch, normed):
+    """270 training images of the digits."""
     whole, test = data.DATA_SETS["digits"](Path())
     few = whole.subset(torch.arange(300)), test.subset(torch.arange(60))
     monkeypatch.setitem(data.DATA_SETS, "digits", lambda _: few)
     monkeypatch.setattr("fbconv.train.plot_curves", lambda *_: None)  # takes longer than the training
-
-    def layers(channels, size, classes):
-        return nn.Sequential(
-            OrderedDict(
-                conv1=nn.Conv2d(channels, 6, 5, stride=2),
-                norm=nn.BatchNorm2d(6),
-                relu=nn.ReLU(),
-                conv2=nn.Conv2d(6, 8, 5, stride=2),
-                flatten=nn.Flatten(),
-                fc=nn.Linear(8 * 4 * 4, classes),
-            )
-        )
-
-    monkeypatch.setitem(MODELS, "normed", Architecture(layers, "kaiming_normal", lr=0.05, smallest=28))
 
 
 WEIGHTS = 6 * 25 + 8 * 6 * 25 + 8 * 16 * 10
@@ -51,8 +35,8 @@ WEIGHTS = 6 * 25 + 8 * 6 * 25 + 8 * 16 * 10
 
 def config_of(dynamic, space="spatial", **options):
     common = {"model": "normed", "space": space, "sparsity": 0.6 if space == "spatial" else 0.5, "epochs": 4,
-              "score": SCORES.get(dynamic, "magnitude"), "batch_size": 45, "dynamic": dynamic, "interval": 3,
-              "rounds": 2, "rewind": 2}  # fmt: skip
+              "lr": 0.05, "score": SCORES.get(dynamic, "magnitude"), "batch_size": 45, "dynamic": dynamic,
+              "interval": 3, "rounds": 2, "rewind": 2}  # fmt: skip
     return Config(**common | options)
 
 
