@@ -191,7 +191,7 @@ def plot_bound(axes, tiny: list[Row]) -> None:
         axes.plot(places, [row["delta"] for row in cells], color=colour, linewidth=1, label=f"m = {m}, n = {n}")
         axes.errorbar(places, shares, spread, color=colour, marker="x", linestyle="", capsize=3)
     axes.errorbar([], [], [], color="0.3", marker="x", linestyle="", label="observed (± 2 standard errors)")
-    axes.set_title("tiny problems: no basis is better on magnitude's support", fontsize=10)
+    axes.set_title("tiny problems where no basis helps that support", fontsize=10)
     axes.set_xlabel("kept coefficients s")
     axes.set_ylabel("share of trials (lines: delta)")
     axes.xaxis.get_major_locator().set_params(integer=True)
