@@ -30,11 +30,10 @@ from fbconv._files.sizes import describe
 from fbconv.benchmark.table import print_whole
 from fbconv.data import load
 from fbconv.experiment import environment, stream, write_json
-from fbconv.models import build
+from fbconv.models import MODELS, build
 from fbconv.plots import figure_of, save_figure
 
 NETWORKS = {"lenet300": "LeNet-300", "lenet5": "LeNet-5", "vgg16": "VGG-16"}
-INITS = {"lenet300": "xavier_normal", "lenet5": "xavier_normal", "vgg16": "kaiming_normal"}
 SPARSITIES = (0.9, 0.99, 0.995, 0.999)
 SEED = 7
 BATCH = 20
@@ -62,11 +61,12 @@ Row = dict[str, object]
 
 
 def measure_network(network: str, batch: tuple[Tensor, Tensor], path: Path, repetitions: int) -> Iterator[Row]:
-    dense = fbconv.initialise(build(network), INITS[network], SEED)
+    init = MODELS[network].init
+    dense = build(network, seed=SEED)
     scores = fbconv.score(dense, "snip", [batch])
     for sparsity in SPARSITIES:
         masks = fbconv.select(scores, sparsity)
-        yield {"network": network, "sparsity": sparsity} | measure(dense, masks, INITS[network], path, repetitions)
+        yield {"network": network, "sparsity": sparsity} | measure(dense, masks, init, path, repetitions)
 
 
 def measure(dense: nn.Module, masks: Mapping[str, Tensor], init: str, path: Path, repetitions: int) -> Row:
@@ -77,14 +77,7 @@ def measure(dense: nn.Module, masks: Mapping[str, Tensor], init: str, path: Path
         for dtype in (torch.bfloat16, torch.float32)
     }
     facts = describe(read(path))  # of the last, pruned in float32
-    kept = facts["kept"]
-    layers, weights = facts["layers"], facts["weights"]
-    positions = {
-        name: sum(layer["position"][name] * layer["kept"] for layer in layers if layer["kept"]) / kept
-        for name in ("bits", "bound_bits")
-    }
-    positions["csr_bits"] = 32 * (kept + sum(layer["shape"][0] + 1 for layer in layers)) / kept
-    positions["bitmap_bits"] = weights / kept
+    kept, weights, positions = facts["kept"], facts["weights"], facts["position"]
     # Of the mask as a whole, which does not know how many weights each layer keeps.
     positions["global_bound_bits"] = entropy_bits(kept, weights) / kept
     fbconv.save(frozen, path)

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from bench_networks import LEARNING_RATE, Batch, backends, check, compressed
+from bench_networks import LEARNING_RATE, Batch, backends, check
 from memory import scratch_bytes
 from rich.console import Console
 from rich.progress import track
@@ -44,6 +44,7 @@ from fbconv.benchmark.table import print_whole
 from fbconv.benchmark.timing import ROUNDS, Candidate, interleaved_medians
 from fbconv.experiment import environment, stream, write_json
 from fbconv.models import build
+from fbconv.nn.compressed import compressed_layers
 from fbconv.plots import figure_of, save_figure
 from fbconv.train import MOMENTUM
 
@@ -161,7 +162,7 @@ def make_step(case: Case, layout: str) -> Step:
 def converted(network: nn.Module, masks: Mapping[str, Tensor], runs: str) -> nn.Module:
     convert, backend = OURS[runs]
     network = convert(network, masks)
-    for layer in compressed(network).values():
+    for layer in compressed_layers(network).values():
         layer.backend = backend
     return network
 

@@ -34,7 +34,8 @@ from fbconv.benchmark.timing import ROUNDS, Candidate, interleaved_medians
 from fbconv.data import DataSet, Split
 from fbconv.experiment import Config, environment, stream, write_json
 from fbconv.functional import recorded_decisions
-from fbconv.nn import Compressed, FilterBasis
+from fbconv.nn import FilterBasis
+from fbconv.nn.compressed import compressed_layers
 from fbconv.plots import figure_of, save_figure
 from fbconv.train import Prepared, make_optimizer, prepare
 
@@ -74,7 +75,7 @@ def networks(sparsity: float, score_rounds: int, data: DataSet) -> dict[str, Pre
     dense = prepare(replace(config, mode="dense"), data)
     spatial = prepare(config, data)
     interspace = prepare(replace(config, space="interspace"), data)
-    masks = {f"{name}.weight": layer.pattern.mask() for name, layer in compressed(spatial.model).items()}
+    masks = {f"{name}.weight": layer.pattern.mask() for name, layer in compressed_layers(spatial.model).items()}
     frozen = replace(dense, model=fbconv.freeze(dense.model, masks))
     for module in interspace.model.modules():
         if isinstance(module, FilterBasis):  # a trained basis has no zeros, the standard one little else
@@ -84,10 +85,6 @@ def networks(sparsity: float, score_rounds: int, data: DataSet) -> dict[str, Pre
     for prepared in made.values():
         calibrate(prepared.model, images)
     return made
-
-
-def compressed(network: nn.Module) -> dict[str, Compressed]:
-    return {name: layer for name, layer in network.named_modules() if isinstance(layer, Compressed)}
 
 
 @torch.no_grad()
@@ -163,7 +160,7 @@ def backends(network: nn.Module, images: Tensor) -> dict[str, str]:
     """What "auto" takes for each layer, with gradients if the network is in training mode."""
     with torch.set_grad_enabled(network.training), recorded_decisions() as decisions:
         network(images)
-    return {name: decision.backend for name, decision in zip(compressed(network), decisions, strict=True)}
+    return {name: decision.backend for name, decision in zip(compressed_layers(network), decisions, strict=True)}
 
 
 def run(sparsities: Sequence[float], score_rounds: int, rounds: int, console: Console) -> list[Row]:

@@ -32,11 +32,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fbconv
+from fbconv._training.model import bases_of
 from fbconv.benchmark.table import print_whole
 from fbconv.data import DataSet, load
 from fbconv.experiment import environment, stream, write_json
 from fbconv.models import build
-from fbconv.nn import FilterBasis
 from fbconv.plots import figure_of, save_figure
 from fbconv.train import basis_gradient_norm, gradient_norm
 
@@ -82,7 +82,7 @@ def point(
     net: nn.Module, scores: Mapping[str, Tensor], dense_weights: int, batch: tuple[Tensor, Tensor], sparsity: float
 ) -> Row:
     """Prune to the memory that the sparsity leaves of so many dense weights, and take the gradient."""
-    bases = sum(module.elements.numel() for module in net.modules() if isinstance(module, FilterBasis))
+    bases = sum(elements.numel() for elements in bases_of(net))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fbconv.masks.LayerCollapseWarning)  # counted below
         masks = fbconv.select(scores, 1 - ((1 - sparsity) * dense_weights - bases) / weights(net))

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .nn import Compressed
+from .nn.compressed import Compressed, compressed_layers
 
 
 def reduce_scores(scores: Mapping[str, Tensor], group: dist.ProcessGroup | None = None) -> dict[str, Tensor]:
@@ -113,19 +113,15 @@ def data_parallel(model: nn.Module, group: dist.ProcessGroup | None = None, **op
     return DistributedDataParallel(model, process_group=group, **options)
 
 
-def _compressed_layers(model: nn.Module) -> Iterator[tuple[str, Compressed]]:
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, Compressed))
-
-
 def _constants(model: nn.Module) -> Iterator[str]:
     """Names of the buffers of compressed layers, which training leaves equal on all ranks."""
-    for layer, module in _compressed_layers(model):
+    for layer, module in compressed_layers(model).items():
         for buffer, _ in module.named_buffers(layer, recurse=False):
             yield buffer
 
 
 def _require_equal_layers(model: nn.Module, group: dist.ProcessGroup | None) -> None:
-    mine = [(name, type(layer).__name__, _digest(layer)) for name, layer in _compressed_layers(model)]
+    mine = [(name, type(layer).__name__, _digest(layer)) for name, layer in compressed_layers(model).items()]
     ranks: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(ranks, mine, group)
     # Every rank looks at all digests, so that all raise or none, and none waits for another.

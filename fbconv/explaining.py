@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .functional import recorded_decisions
 from .layer_calls import LayerCall, calls_of
-from .nn.compressed import Compressed
+from .nn.compressed import Compressed, compressed_layers
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,7 @@ def explain(
 
 def _calls(module: nn.Module, input_shape: Sequence[int]) -> list[LayerCall]:
     """The compressed layers on "auto" that a forward call meets."""
-    layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, Compressed)}
-    automatic = {name: layer for name, layer in layers.items() if layer.backend == "auto"}
+    automatic = {name: layer for name, layer in compressed_layers(module).items() if layer.backend == "auto"}
     first = next(module.parameters(), torch.empty(0))
     input = torch.zeros(tuple(input_shape), dtype=first.dtype, device=first.device)
     return calls_of(module, automatic, lambda: module(input))

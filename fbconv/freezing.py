@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .convert import sparsify
-from .nn import Compressed
+from .nn.compressed import Compressed, compressed_layers, key_of
 
 _DECAYS_IN_PROPORTION = (torch.optim.SGD, torch.optim.AdamW)
 
@@ -98,13 +98,12 @@ def finish(model: nn.Module, tolerance: float = 1e-3) -> nn.Module:
                 f"finish: frozen weights must have vanished to {tolerance:g} of their initial size, those of {name} "
                 f"are at {size:.3g}; train longer, with more weight decay, or raise the tolerance"
             )
-    return sparsify(model, {f"{name}.values".lstrip("."): layer.pattern.mask() for name, layer in layers.items()})
+    return sparsify(model, {key_of(name, "values"): layer.pattern.mask() for name, layer in layers.items()})
 
 
 def frozen_layers(model: nn.Module) -> dict[str, Compressed]:
     """name -> layer, of all layers that have frozen weights."""
-    modules = model.named_modules()
-    return {name: layer for name, layer in modules if isinstance(layer, Compressed) and layer.frozen is not None}
+    return {name: layer for name, layer in compressed_layers(model).items() if layer.frozen is not None}
 
 
 def remaining(layer: Compressed) -> float:

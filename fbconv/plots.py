@@ -76,6 +76,7 @@ def plot_comparison(results: Mapping[str, Mapping[str, object]], path: Path, tit
     curves.set_ylim(max(0, min(late) - 0.15 * (100 - min(late)) - 0.2), 100.2)
     margin = 0.4 * (max(tests) - min(tests)) + 2 * max(*errors, 0.1)
     points.set_xlim(min(tests) - margin, max(tests) + margin)
+    points.set_xticks([tick for tick in points.get_xticks() if min(tests) - margin <= tick <= 100])
     points.set_ylim(len(tests) - 0.5, -0.7)
     points.set_yticks(range(len(tests)), list(results))
     points.set_xlabel("test accuracy in % (± standard error of the images)")

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from command_line import run_main
 from typer.testing import CliRunner
 
 from fbconv import bench_command, cli
@@ -35,12 +36,9 @@ def run(*arguments):
     return CliRunner().invoke(cli.app, ["bench", *map(str, arguments)])
 
 
-def run_main(monkeypatch, *arguments):
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.setattr(sys, "argv", ["fbconv", "bench", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    return caught.value.code
 
 
 def test_table_json_and_pictures(tmp_path):
@@ -148,7 +146,7 @@ def test_help_has_an_example_that_parses(grids, monkeypatch):
     ],
 )
 def test_wrong_usage_is_exit_code_two(arguments, message, grids, monkeypatch, capsys):
-    assert run_main(monkeypatch, *arguments) == 2
+    assert run_main(monkeypatch, "bench", *arguments) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert not captured.out
@@ -157,7 +155,7 @@ def test_wrong_usage_is_exit_code_two(arguments, message, grids, monkeypatch, ca
 
 def test_out_is_checked_before_anything_is_measured(grids, monkeypatch, capsys, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    assert run_main(monkeypatch, "--out", tmp_path / "file" / "out") == 2
+    assert run_main(monkeypatch, "bench", "--out", tmp_path / "file" / "out") == 2
     assert "out must be a folder that can be written to, got" in capsys.readouterr().err
     assert not grids
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import check_wrong_usage, run_main
 from typer.testing import CliRunner
 
 import fbconv
-from fbconv import cli, data
+from fbconv import cli, data, train_command
 
 COMMANDS = ("train", "reproduce", "info")
 
@@ -28,14 +29,6 @@ def run(*arguments):
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
-def run_main(monkeypatch, *arguments):
-    """Through ``main``, which turns errors into messages; the exit code."""
-    monkeypatch.setattr(sys, "argv", ["fbconv", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    return caught.value.code
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_help_has_an_example_that_parses(command, monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "200")
@@ -44,7 +37,9 @@ def test_every_help_has_an_example_that_parses(command, monkeypatch, tmp_path):
     _, _, example = result.output.partition(f"Example: fbconv {command}")
     assert example
     ran = []
-    monkeypatch.setattr(cli.training, "train", lambda config, out, progress: ran.append(config) or sys.exit(0))
+    monkeypatch.setattr(
+        train_command.training, "train", lambda config, out, progress: ran.append(config) or sys.exit(0)
+    )
     assert run(command, *example.split()).exit_code == 0
     assert len(ran) == (command != "info")
 
@@ -69,11 +64,7 @@ def test_top_level_help_lists_the_commands():
     ],
 )
 def test_wrong_usage_is_exit_code_two(arguments, message, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "200")
-    assert run_main(monkeypatch, *arguments) == 2
-    captured = capsys.readouterr()
-    assert message in captured.err
-    assert not captured.out
+    check_wrong_usage(monkeypatch, capsys, arguments, message)
 
 
 def test_missing_data_is_exit_code_one_and_says_where(monkeypatch, capsys, tmp_path):

@@ -1,10 +1,10 @@
 """``fbconv pack``, ``fbconv unpack`` and ``fbconv info FILE``."""
 
 import json
-import sys
 
 import pytest
 import torch
+from command_line import run_main
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -20,14 +20,6 @@ def run(*arguments):
     result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result
-
-
-def run_main(monkeypatch, *arguments):
-    """Through ``main``, which turns errors into messages; the exit code."""
-    monkeypatch.setattr(sys, "argv", ["fbconv", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    return caught.value.code
 
 
 def assert_same_state(a, b):

@@ -1,10 +1,10 @@
 """``fbconv info --flops``: counts of a model by name, of one's own, and with the masks of a file; times beside them."""
 
 import json
-import sys
 
 import pytest
 import torch
+from command_line import check_wrong_usage, run_main
 from torch import nn
 from typer.testing import CliRunner
 
@@ -53,14 +53,6 @@ def run(*arguments):
     result = CliRunner().invoke(cli.app, ["info", *map(str, arguments)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout
-
-
-def run_main(monkeypatch, *arguments):
-    """Through ``main``, which turns errors into messages; the exit code."""
-    monkeypatch.setattr(sys, "argv", ["fbconv", "info", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    return caught.value.code
 
 
 def test_a_network_of_the_registry():
@@ -160,11 +152,7 @@ def test_plain_layers_are_their_own_dense_layers_and_idle_ones_have_no_time():
     ],
 )
 def test_wrong_usage_is_exit_code_two(arguments, message, monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "200")
-    assert run_main(monkeypatch, *arguments) == 2
-    captured = capsys.readouterr()
-    assert message in captured.err
-    assert not captured.out
+    check_wrong_usage(monkeypatch, capsys, ["info", *arguments], message)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +166,7 @@ def test_wrong_usage_is_exit_code_two(arguments, message, monkeypatch, capsys):
     ],
 )
 def test_what_a_model_raises_is_exit_code_one(factory, shape, message, net, monkeypatch, capsys):
-    assert run_main(monkeypatch, "--flops", f"{net}:{factory}", "--input-shape", shape) == 1
+    assert run_main(monkeypatch, "info", "--flops", f"{net}:{factory}", "--input-shape", shape) == 1
     captured = capsys.readouterr()
     assert message in captured.err
     assert not captured.out
@@ -186,5 +174,5 @@ def test_what_a_model_raises_is_exit_code_one(factory, shape, message, net, monk
 
 def test_a_file_of_another_model_is_exit_code_one(tmp_path, monkeypatch, capsys):
     fbconv.save(nn.Sequential(nn.Linear(2, 2)), tmp_path / "m.fbc")
-    assert run_main(monkeypatch, tmp_path / "m.fbc", "--flops", "lenet5", "--input-shape", "1,28,28") == 1
+    assert run_main(monkeypatch, "info", tmp_path / "m.fbc", "--flops", "lenet5", "--input-shape", "1,28,28") == 1
     assert "unlike the model" in capsys.readouterr().err

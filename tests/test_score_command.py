@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import run_main
 from safetensors import safe_open
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -71,13 +72,6 @@ def net(tmp_path, monkeypatch):
 
 def run(*arguments):
     return CliRunner().invoke(cli.app, ["score", *map(str, arguments)])
-
-
-def run_main(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["fbconv", "score", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    return caught.value.code
 
 
 def model(seed=0):
@@ -215,7 +209,7 @@ def test_collapse_is_one_line_on_standard_error(net, monkeypatch, capsys):
     ],
 )
 def test_wrong_usage_is_exit_code_two(net, arguments, message, monkeypatch, capsys):
-    assert run_main(monkeypatch, *arguments) == 2
+    assert run_main(monkeypatch, "score", *arguments) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert not captured.out
@@ -240,7 +234,7 @@ def test_wrong_usage_is_exit_code_two(net, arguments, message, monkeypatch, caps
     ],
 )
 def test_other_errors_are_exit_code_one_with_a_message(net, arguments, message, monkeypatch, capsys):
-    assert run_main(monkeypatch, *arguments) == 1
+    assert run_main(monkeypatch, "score", *arguments) == 1
     captured = capsys.readouterr()
     assert message in captured.err
     assert "Traceback" not in captured.err

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "../core/cops.h"
+#include "require.h"
 
 namespace py = pybind11;
 
@@ -25,10 +26,6 @@ void run_on_torch_threads(int64_t tasks, void (*body)(void*, int64_t), void* con
 
 Parallel torch_threads() {
   return {static_cast<int64_t>(torch::stable::get_num_threads()), run_on_torch_threads};
-}
-
-void require(bool condition, const std::string& message) {
-  if (!condition) throw py::value_error(message);
 }
 
 std::string to_text(double number) {

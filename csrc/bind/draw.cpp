@@ -8,6 +8,7 @@
 #include <string>
 
 #include "../core/draw.h"
+#include "require.h"
 
 namespace fbconv {
 namespace {
@@ -26,9 +27,7 @@ Distribution distribution_of(const std::string& name) {
 py::array_t<float> drawn(const std::string& distribution, uint32_t seed, const std::string& name,
                          float scale, int64_t count) {
   const Distribution kind = distribution_of(distribution);
-  if (count < 0) {
-    throw py::value_error("draw: count must not be negative, got " + std::to_string(count));
-  }
+  require(count >= 0, "draw: count must not be negative, got " + std::to_string(count));
   py::array_t<float> numbers(count);
   float* const out = numbers.mutable_data();
   const uint64_t key = name_key(name);

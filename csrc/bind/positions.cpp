@@ -6,15 +6,12 @@
 #include <vector>
 
 #include "../core/position_coder.h"
+#include "require.h"
 
 namespace fbconv {
 namespace {
 
 namespace py = pybind11;
-
-void require(bool condition, const std::string& message) {
-  if (!condition) throw py::value_error(message);
-}
 
 void check(const std::string& op, uintptr_t address, int64_t kept, int64_t size) {
   require(size >= 0 && size <= kMaxCodedSize,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..initialisation import Draw
+from ..nn.compressed import key_of
 from .positions import decode_positions, encode_positions
 
 
@@ -88,11 +89,6 @@ class Layer:
 
 
 Entry = Plain | Same | Layer
-
-
-def key_of(module: str, part: str) -> str:
-    """The name of a module's tensor in the state dict of the model."""
-    return f"{module}.{part}" if module else part
 
 
 def coded(name: str, shape: Sequence[int], positions: Tensor, values: Tensor, **rest: object) -> Layer:

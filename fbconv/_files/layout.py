@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from ..initialisation import Draw
-from .entries import Entry, Layer, Plain, Same, key_of, tensors
+from ..nn.compressed import key_of
+from .entries import Entry, Layer, Plain, Same, tensors
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ..initialisation import Draw
 from ..nn import Compressed, FBConv2d, FBLinear, FilterBasis
-from .entries import Entry, Plain, Same, coded, key_of, same_bits
+from ..nn.compressed import key_of
+from .entries import Entry, Plain, Same, coded, same_bits
 
 _OWN = ("values", "indices", "frozen")  # a compressed layer's tensors that its entry stands for
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..initialisation import Draw
 from .container import File
 from .entries import Layer, Plain, tensors
@@ -15,7 +17,7 @@ def describe(file: File) -> dict[str, object]:
     drawn or stored), bytes (of values, positions and stored frozen weights), and of the position of one kept weight
     the bits here, at best (``log2(weights choose kept) / kept``), in CSR with int32 columns and row pointers, and in a
     bitmap: all None if none is kept. ``bytes`` has the file's, what they would be with CSR or bitmap positions, and
-    those of the plain model in float32.
+    those of the plain model in float32. ``position`` has the bits of all layers together, empty ones included.
     """
     layers = [entry for entry in file.entries if isinstance(entry, Layer)]
     rest = [entry.tensor for entry in file.entries if isinstance(entry, Plain)]
@@ -30,6 +32,7 @@ def describe(file: File) -> dict[str, object]:
         "weights": sum(layer.size for layer in layers),
         "kept": sum(layer.kept for layer in layers),
         "layers": [_layer(layer) for layer in layers],
+        "position": _position(layers),
         "other_tensors": {"entries": sum(t.numel() for t in rest), "bytes": sum(t.nbytes for t in rest)},
         "bytes": {
             "file": file.size,
@@ -41,12 +44,6 @@ def describe(file: File) -> dict[str, object]:
 
 
 def _layer(layer: Layer) -> dict[str, object]:
-    sizes = {
-        "bits": 8 * len(layer.code),
-        "bound_bits": entropy_bits(layer.kept, layer.size),
-        "csr_bits": 8 * _csr_bytes(layer),
-        "bitmap_bits": layer.size,
-    }
     return {
         "name": layer.name,
         "shape": list(layer.shape),
@@ -55,8 +52,20 @@ def _layer(layer: Layer) -> dict[str, object]:
         "density": layer.kept / layer.size,
         "elsewhere": "zero" if layer.frozen is None else "drawn" if isinstance(layer.frozen, Draw) else "stored",
         "bytes": len(layer.code) + sum(tensor.nbytes for tensor in tensors(layer)),
-        "position": {name: bits / layer.kept if layer.kept else None for name, bits in sizes.items()},
+        "position": _position([layer]),
     }
+
+
+def _position(layers: Sequence[Layer]) -> dict[str, float | None]:
+    """Bits for each kept weight's position; None where none is kept."""
+    kept = sum(layer.kept for layer in layers)
+    sizes = {
+        "bits": sum(8 * len(layer.code) for layer in layers),
+        "bound_bits": sum(entropy_bits(layer.kept, layer.size) for layer in layers),
+        "csr_bits": sum(8 * _csr_bytes(layer) for layer in layers),
+        "bitmap_bits": sum(layer.size for layer in layers),
+    }
+    return {name: bits / kept if kept else None for name, bits in sizes.items()}
 
 
 def _csr_bytes(layer: Layer) -> int:

@@ -117,6 +117,7 @@ def placed(config: Config, model: nn.Module) -> nn.Module:
 
 
 def masks_of(config: Config, network: Prepared, data: DataSet) -> dict[str, Tensor]:
+    """The masks that the configuration's score gives for the network as it stands."""
     with warnings.catch_warnings():
         if config.mode == "freeze":  # a layer without a trained weight still passes signals on
             warnings.simplefilter("ignore", LayerCollapseWarning)

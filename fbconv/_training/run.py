@@ -16,6 +16,7 @@ from ..convert import prunable
 from ..data import DataSet, Split
 from ..decay import parameter_groups
 from ..dynamic import GradualPruning, RegrowingMasks, dense_gradients
+from ..dynamic.changing import layers_by_values
 from ..experiment import Config, load_checkpoint, save_checkpoint, seed32, stream
 from ..freezing import decay_frozen, frozen_layers
 from .model import bases_of
@@ -146,10 +147,8 @@ class Run:
             self.restore(checkpoint)
         return self
 
-    def fit(
-        self, folder: Path, progress: Progress | None, log: Callable[[dict[str, float]], None] | None = None
-    ) -> None:
-        """Train to the end, with a checkpoint in the folder after every epoch."""
+    def fit(self, folder: Path, progress: Progress | None, log: Log | None = None) -> Run:
+        """This run, trained to the end with a checkpoint in the folder after every epoch."""
         started = time.perf_counter() - self.seconds
         while self.next_epoch < self.config.epochs:
             self.epoch(progress)
@@ -242,11 +241,10 @@ class Run:
             outputs = self.model(inputs)
             loss = F.cross_entropy(outputs, labels)
             loss.backward()
-        kept = [
-            weight.grad[self.model.get_submodule(name.rpartition(".")[0]).pattern.mask()]
-            for name, weight in weights.items()
-        ]
-        self.masks.update(step, {name: weight.grad for name, weight in weights.items()})
+        gradients = {name: weight.grad for name, weight in weights.items()}
+        layers = layers_by_values(self.model)
+        kept = [layers[name].pattern.gather(gradient) for name, gradient in gradients.items()]
+        self.masks.update(step, gradients)
         return self._sums(outputs, labels, loss, _norm(kept))
 
     def _sums(self, outputs: Tensor, labels: Tensor, loss: Tensor, norm: Tensor) -> Tensor:

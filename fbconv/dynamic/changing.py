@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..nn import Compressed
+from ..nn.compressed import Compressed, compressed_layers, key_of
 from ..pattern import SparsePattern
 
 
@@ -33,7 +33,10 @@ def set_masks(model: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.op
         >>> model[0].weight[0, 2]
         tensor(0., grad_fn=<SelectBackward0>)
     """
-    layers = {name: layer_of(model, name) for name in masks}
+    layers = layers_by_values(model)
+    unknown = [name for name in masks if name not in layers]
+    if unknown:
+        raise KeyError(f"masks: {unknown[0]!r} is not the values of a compressed layer; the model has {list(layers)}")
     for name, mask in masks.items():
         layer = layers[name]
         old, pattern = layer.values, layer.pattern
@@ -42,19 +45,9 @@ def set_masks(model: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.op
             _replace(optimizer, old, layer.values, pattern, mask)
 
 
-def layer_of(model: nn.Module, name: str) -> Compressed:
-    """The compressed layer whose values have this name."""
-    layer, _, values = name.rpartition(".")
-    compressed = {key for key, module in model.named_modules() if isinstance(module, Compressed)}
-    if values != "values" or layer not in compressed:
-        raise KeyError(f"masks: {name!r} is not the values of a compressed layer; the model has {sorted(compressed)}")
-    return model.get_submodule(layer)
-
-
-def compressed_layers(model: nn.Module) -> dict[str, Compressed]:
-    """Name of the values -> layer, each once."""
-    modules = model.named_modules()
-    return {f"{key}.values".lstrip("."): m for key, m in modules if isinstance(m, Compressed)}
+def layers_by_values(model: nn.Module) -> dict[str, Compressed]:
+    """Name of the values -> compressed layer."""
+    return {key_of(name, "values"): layer for name, layer in compressed_layers(model).items()}
 
 
 def _replace(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn import Compressed
-from .changing import compressed_layers
+from .changing import layers_by_values
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def dense_gradients(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         >>> weights["0.values"].grad
         tensor([[3., 4.]])
     """
-    layers = compressed_layers(model)
+    layers = layers_by_values(model)
     weights = {name: layer.dense_values().detach().requires_grad_() for name, layer in layers.items()}
     try:
         for name, layer in layers.items():

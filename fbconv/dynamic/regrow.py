@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..nn import Compressed
 from ..topk import keep_highest
-from .changing import compressed_layers, set_masks
+from .changing import layers_by_values, set_masks
 
 
 class RegrowingMasks:
@@ -82,7 +82,7 @@ class RegrowingMasks:
         Raises:
             ValueError: if a layer has no gradient.
         """
-        layers = {name: m for name, m in compressed_layers(self.model).items() if m.values.requires_grad}
+        layers = {name: m for name, m in layers_by_values(self.model).items() if m.values.requires_grad}
         masks = {}
         for name, layer in layers.items():
             if gradients is not None and gradients.get(name) is None:

@@ -141,6 +141,16 @@ class Compressed(nn.Module):
         return f"{self.values.numel()} of {self._shape} {kind}, backend={self.backend!r}"
 
 
+def compressed_layers(model: nn.Module) -> dict[str, Compressed]:
+    """Name -> layer, of all compressed layers of a model, each once."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Compressed)}
+
+
+def key_of(module: str, part: str) -> str:
+    """The name of a module's tensor in the state dict of the model; the model itself has the empty name."""
+    return f"{module}.{part}" if module else part
+
+
 def _entries(dense: Tensor, pattern: SparsePattern) -> Tensor:
     """``dense`` at the pattern; on the meta device, room for it."""
     return dense.new_empty(pattern.nnz) if dense.is_meta else dense[pattern.mask().to(dense.device)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .compressed import copied_parameter
 from .fb_conv import FBConv2d
 from .filter_basis import FilterBasis
+from .linear import linear_module
 
 
 class FBLinear(FBConv2d):
@@ -85,24 +85,19 @@ class FBLinear(FBConv2d):
         """The composed weight ``(out, in)``."""
         return super().weight.flatten(1)
 
-    @torch.no_grad()
     def to_dense(self) -> nn.Linear:
         """A plain ``nn.Linear`` with the composed rows."""
-        weight = self.weight
-        linear = nn.Linear(weight.shape[1], weight.shape[0], self.bias is not None, device="meta")
-        linear.weight = nn.Parameter(weight.clone(), self.values.requires_grad)
-        linear.bias = copied_parameter(self.bias)
-        return linear.train(self.training)
+        return linear_module(self.weight, self.values.requires_grad, self.bias).train(self.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.frozen is not None:  # frozen coefficients make every row dense
-            return nn.functional.linear(input, self.weight, self.bias)
         blocks, width = self._shape[1], self.basis.kernel_size[1]
         if input.dim() == 0 or input.shape[-1] != blocks * width:
             raise RuntimeError(
                 f"fb_linear: input must have {blocks * width} features in its last dimension, got shape "
                 f"{tuple(input.shape)}"
             )
+        if self.frozen is not None:  # frozen coefficients make every row dense
+            return nn.functional.linear(input, self.weight, self.bias)
         output = super().forward(input.reshape(-1, blocks, 1, width))
         return output.view(*input.shape[:-1], self._shape[0])
 

@@ -9,6 +9,14 @@ from .. import functional as F
 from .compressed import Compressed, copied_parameter
 
 
+def linear_module(weight: Tensor, requires_grad: bool, bias: nn.Parameter | None) -> nn.Linear:
+    """A plain linear layer with these weights."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight.detach().clone(), requires_grad)
+    linear.bias = copied_parameter(bias)
+    return linear
+
+
 class _CompressedLinear(Compressed):
     """A linear layer over a compressed weight."""
 
@@ -50,13 +58,9 @@ class _CompressedLinear(Compressed):
         """The effective dense weight ``(out, in)``."""
         return self.dense_values()
 
-    @torch.no_grad()
     def to_dense(self) -> nn.Linear:
         """A plain ``nn.Linear`` that computes the same."""
-        linear = nn.Linear(self._shape[1], self._shape[0], self.bias is not None, device="meta")
-        linear.weight = nn.Parameter(self.weight.detach().clone(), self.values.requires_grad)
-        linear.bias = copied_parameter(self.bias)
-        return linear.train(self.training)
+        return linear_module(self.weight, self.values.requires_grad, self.bias).train(self.training)
 
     def extra_repr(self) -> str:
         return f"{self._shape[1]}, {self._shape[0]}, bias={self.bias is not None}, {self._density_text()}"
