@@ -13,11 +13,11 @@ from fbconv.experiment import Config
 from fbconv.parallel import Report, train_all
 
 
-def grid_options(description: str, work: Path) -> argparse.Namespace:
+def grid_options(description: str, work: Path, epochs: int = 5) -> argparse.Namespace:
     """The command line of a script that trains a grid: data_dir, epochs, seeds, jobs, work, out."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", default="data")
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=epochs)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--work", type=Path, default=work)

@@ -53,7 +53,7 @@ def test_top_level_help_lists_the_commands():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "--model", "alexnet"], "model must be one of lenet300, lenet5, vgg16, resnet18, got 'alexnet'"),
+        (["train", "--model", "alexnet"], "vgg7, vgg16, vgg16-lth, resnet18, got 'alexnet'"),
         (["train", "--sparsity", "2"], "sparsity must be in [0, 1], got 2.0"),
         (["train", "--epochs", "many"], "--epochs"),
         (["train", "--no-such-option"], "--no-such-option"),

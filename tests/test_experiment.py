@@ -12,7 +12,7 @@ from fbconv.experiment import Config, choose_device, environment, replacing, str
     ("options", "message"),
     [
         ({"data": "svhn"}, "data must be one of digits, mnist, fashion-mnist, cifar10, got 'svhn'"),
-        ({"model": "alexnet"}, "model must be one of lenet300, lenet5, vgg16, resnet18, got 'alexnet'"),
+        ({"model": "alexnet"}, "model must be one of lenet300, lenet5, vgg7, vgg16, .*, got 'alexnet'"),
         ({"space": "outer"}, "space must be one of spatial, interspace, got 'outer'"),
         ({"mode": "sparse"}, "mode must be one of dense, prune, freeze, got 'sparse'"),
         ({"score": "guess"}, "score must be one of .*snip.*, got 'guess'"),

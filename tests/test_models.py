@@ -17,11 +17,13 @@ from fbconv.models import MODELS, BasicBlock, build
         ("lenet300", 1, 28, 266_610, 266_200),
         ("lenet5", 1, 28, 431_080, 430_500),
         ("lenet5", 3, 32, 657_080, 656_500),
+        ("vgg7", 3, 32, 544_010, 542_128),
         ("vgg16", 3, 32, 15_255_626, 15_239_872),
+        ("vgg16-lth", 3, 32, 14_728_266, 14_715_584),
         ("resnet18", 3, 32, 11_173_962, 11_164_352),
     ],
 )
-def test_sizes_are_the_published_ones(name, channels, size, parameters, weights):
+def test_sizes(name, channels, size, parameters, weights):
     model = build(name, in_channels=channels, image_size=size)
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert sum(p.numel() for p in model.parameters() if p.dim() > 1) == weights
@@ -130,7 +132,7 @@ def test_lenets_are_xavier_normal_and_vgg_kaiming_normal():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "lenet6"}, "name must be one of lenet300, lenet5, vgg16, resnet18, got 'lenet6'"),
+        ({"name": "lenet6"}, "name must be one of lenet300, lenet5, vgg7, vgg16, vgg16-lth, resnet18, got 'lenet6'"),
         ({"name": "lenet5", "image_size": 12}, "image_size must be at least 16 for lenet5, got 12"),
         ({"name": "lenet300", "in_channels": 0}, "must be positive, got 0 and 10"),
         ({"name": "lenet300", "num_classes": 0}, "must be positive, got 1 and 0"),
