@@ -148,8 +148,9 @@ def interspace(
             ``linear_block``.
         sharing: "coarse" (one basis for each kernel size), "medium" (one for each kernel size and group of layers),
             "fine" (one for each layer), "in:N" or "out:N" (one for every N neighbouring input or output channels of a
-            layer, or for a layer that has no more than N). The groups of "medium" are: in a ResNet, known by children
-            named layer1 to layer4 or stage1 to stage4, the stem and each of these; in a VGG-16, known by its
+            layer, or for a layer that has no more than N; where N does not divide the channels, for the largest number
+            below that does). The groups of "medium" are: in a ResNet, known by children named layer1, layer2, layer3
+            and so on, or stage1 and so on, the stem and each of these; in a VGG-16, known by its
             convolutions, layers 1-2, 3-4, 5-7, 8-10 and 11-13; elsewhere layers of the same resolution (pooling layers
             and strided convolutions, in module order, begin a new one).
         init, n_elements: of each :class:`~fbconv.nn.FilterBasis`.
@@ -164,7 +165,7 @@ def interspace(
         "random" bases give filters of the whole variance, and so does :func:`initialise` for the other two.
 
     Raises:
-        ValueError: an unknown sharing, or a channel count that N does not divide.
+        ValueError: an unknown sharing.
 
     Example:
         >>> interspace(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3)))[0]

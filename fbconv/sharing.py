@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Hashable, Iterator
 
 import torch
@@ -11,7 +12,8 @@ from .nn import FilterBasis
 from .nn.fb_linear import blocked
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.FractionalMaxPool2d, nn.LPPool2d)
-_STAGES = tuple(tuple(f"{word}{i}" for i in range(1, 5)) for word in ("layer", "stage"))  # torchvision's names, ours
+_STAGES = ("layer", "stage")  # and a number from 1 on: torchvision's names, and ours
+_FEWEST_STAGES = 3  # of a ResNet for small images
 _VGG16_GROUPS = (0, 0, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4)
 _VGG16_WIDTHS = (1, 1, 2, 2, 4, 4, 4, 8, 8, 8, 8, 8, 8)  # as multiples of the first
 
@@ -54,9 +56,8 @@ def basis_chooser(
         channels = conv.in_channels if axis == "in" else conv.out_channels
         if channels <= int(count):
             return new_basis(conv), axis
-        if channels % int(count) != 0:
-            raise ValueError(f"interspace: {sharing} does not divide the {channels} {axis}put channels of {module}")
-        return new_basis(conv, channels // int(count)), axis
+        size = next(size for size in range(int(count), 0, -1) if channels % size == 0)
+        return new_basis(conv, channels // size), axis
 
     return by_channels
 
@@ -77,8 +78,9 @@ def _resnet_groups(model: nn.Module) -> Iterator[tuple[nn.Module, Hashable]]:
     """Stem and stages of each ResNet within the model; what follows the stages belongs to neither."""
     for name, parent in model.named_modules():
         children = dict(parent.named_children())
-        for stages in _STAGES:
-            if children.keys() >= set(stages):
+        for word in _STAGES:
+            stages = list(itertools.takewhile(children.__contains__, (f"{word}{i}" for i in itertools.count(1))))
+            if len(stages) >= _FEWEST_STAGES:
                 stem = list(children)[: min(map(list(children).index, stages))]
                 for child in (*stem, *stages):
                     group = (name, child if child in stages else "stem")
