@@ -24,7 +24,7 @@ from .densities import DISTRIBUTIONS
 from .initialisation import INITS
 from .models import MODELS
 from .schedules import COMBINATIONS
-from .scores import SCORES
+from .scores import SCORES, is_score
 
 SPACES = ("spatial", "interspace")
 MODES = ("dense", "prune", "freeze")
@@ -45,15 +45,17 @@ class Config:
         sharing: ``"coarse"``, ``"medium"``, ``"fine"``, ``"in:N"`` or ``"out:N"``.
         mode: ``"dense"`` trains all weights; ``"prune"`` and ``"freeze"`` train the best-scored ones only, the others
             being zero or staying as they were initialised.
-        score: see :func:`fbconv.score`; one training batch. Unused when dense.
+        score: see :func:`fbconv.score`, stacks too; one training batch. Unused when dense.
         control, alpha, combine: a second score or None, the balance of the two, and whether ``"cops"`` or the naive
             ``"linear"`` mix makes one mask of them (:func:`fbconv.prune_masks`).
         rounds: of scoring and pruning before training (:func:`fbconv.prune_masks`).
+        shots: rounds of scoring at each pruning step of ``"lth"``; more than one is iterative multi-shot.
         distribution: density of the layers, ``"uniform"``, ``"er"`` or ``"erk"``, which are then ranked on their own;
             None ranks all together.
         sparsity: share of weights that are not trained. In the interspace the bases' entries are paid from the same
             budget. Unused when dense.
         epochs, batch_size: length of training and images per step.
+        patience: epochs without a better validation accuracy after which a training ends; 0 trains all epochs.
         lr: first learning rate; None takes the model's own (.1, and .03 for ``lenet5``, which diverges above).
         dynamic: ``"none"`` keeps the masks of the score; ``"set"`` and ``"rigl"`` regrow them, every ``interval`` steps
             up to three quarters of the training (:class:`fbconv.dynamic.RegrowingMasks`); ``"gmp"`` begins dense and
@@ -62,6 +64,8 @@ class Config:
             ``rewind`` on (:func:`fbconv.iterative_masks`).
         interval, drop_fraction, rewind: of these.
         init: distribution of the weights (:class:`fbconv.initialisation.Draw`); None takes the model's own.
+        weights_from: a score whose values, times the weights' signs, the network starts from
+            (:func:`fbconv.scores.weights_from_scores`), or None.
         reinit: draw other weights from the same distribution once the mask is found. Unused when dense.
         frozen_decay: weight decay of frozen weights (:func:`fbconv.decay_frozen`); those that have vanished at the end
             are pruned. Only with ``"freeze"``.
@@ -88,6 +92,7 @@ class Config:
     alpha: float = 0.5
     combine: str = "cops"
     rounds: int = 1
+    shots: int = 1
     distribution: str | None = None
     sparsity: float = 0.9
     dynamic: str = "none"
@@ -95,9 +100,11 @@ class Config:
     drop_fraction: float = 0.3
     rewind: int = 500
     init: str | None = None
+    weights_from: str | None = None
     reinit: bool = False
     frozen_decay: float = 0.0
     epochs: int = 30
+    patience: int = 0
     batch_size: int = 100
     lr: float | None = None
     seed: int = 0
@@ -110,24 +117,27 @@ class Config:
             "model": MODELS,
             "space": SPACES,
             "mode": MODES,
-            "score": SCORES,
             "combine": COMBINATIONS,
             "dynamic": DYNAMICS,
             "backend": BACKENDS,
         }
-        choices |= {} if self.control is None else {"control": SCORES}
         choices |= {} if self.init is None else {"init": INITS}
         choices |= {} if self.distribution is None else {"distribution": DISTRIBUTIONS}
         for name, known in choices.items():
             self._require(name, getattr(self, name) in known, f"one of {', '.join(known)}")
+        known = f"one of {', '.join(SCORES)}, or a stack like snip/magnitude"
+        for name in ("score", "control", "weights_from"):
+            absent = getattr(self, name) is None and name != "score"
+            self._require(name, absent or is_score(getattr(self, name)), known)
         sharing = re.fullmatch(r"coarse|medium|fine|(in|out):[1-9]\d*", self.sharing) is not None
         self._require("sharing", sharing, "coarse, medium, fine, in:N or out:N")
         self._require("alpha", 0 <= self.alpha < 1, "in [0, 1)")
         self._require("sparsity", 0 <= self.sparsity <= 1, "in [0, 1]")
         self._require("dynamic", self.dynamic == "none" or self.mode != "dense", "none with mode dense")
         self._require("drop_fraction", 0 < self.drop_fraction <= 1, "in (0, 1]")
-        self._require("rewind", self.rewind >= 0, "at least 0")
-        for name in ("rounds", "epochs", "batch_size", "interval"):
+        for name in ("rewind", "patience"):
+            self._require(name, getattr(self, name) >= 0, "at least 0")
+        for name in ("rounds", "shots", "epochs", "batch_size", "interval"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         self._require("frozen_decay", 0 <= self.frozen_decay < math.inf, "finite and not negative")
         self._require("frozen_decay", self.frozen_decay == 0 or self.mode == "freeze", "0 unless mode is freeze")

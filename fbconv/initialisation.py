@@ -26,6 +26,7 @@ _LAWS = {
     "kaiming_normal": _Law("normal", 2.0, "in"),
     "kaiming_uniform": _Law("uniform", 2.0, "in"),
     "pm_sigma": _Law("sign", 1.0, "mean"),
+    "bimodal": _Law("two normals", 2.0, "in"),
 }
 INITS = tuple(_LAWS)
 
@@ -41,7 +42,9 @@ class Draw:
 
     Attributes:
         init: "xavier_normal" (variance 2 / (fan_in + fan_out)), "kaiming_normal", "kaiming_uniform" (both variance
-            2 / fan_in) or "pm_sigma" (both signs of Xavier's standard deviation with equal chance: one bit a weight).
+            2 / fan_in), "pm_sigma" (both signs of Xavier's standard deviation with equal chance: one bit a weight) or
+            "bimodal" (Kaiming's variance, but nothing near zero: halves of a normal distribution that begin at plus and
+            minus .55 standard deviations).
         seed: from 0 to 2^32 - 1.
         name: of the layer, so that layers of one seed differ.
 
@@ -53,7 +56,8 @@ class Draw:
         tensor([[ 0.7071,  0.7071],
                 [-0.7071,  0.7071]])
 
-    Source: FreezeNet (Wimmer et al. 2020), storing frozen weights as a seed, and its three initialisations.
+    Source: FreezeNet (Wimmer et al. 2020), storing frozen weights as a seed, and its three initialisations; "Hitting
+    the Jackpot", section 5.4, for a bi-modal one.
     """
 
     init: str
@@ -71,8 +75,20 @@ class Draw:
         if 0 in shape:
             return torch.empty(*shape)
         law = _LAWS[self.init]
-        numbers = _C.draw(law.distribution, self.seed, self.name, _scale(law, shape), math.prod(shape))
+        if law.distribution == "two normals":
+            return _parted(self._draw("normal", 1.0, shape)) * _scale(law, shape)
+        return self._draw(law.distribution, _scale(law, shape), shape)
+
+    def _draw(self, distribution: str, scale: float, shape: Sequence[int]) -> Tensor:
+        numbers = _C.draw(distribution, self.seed, self.name, scale, math.prod(shape))
         return torch.from_numpy(numbers).view(*shape)
+
+
+def _parted(normal: Tensor) -> Tensor:
+    """Of variance 1 as before, but with a gap around zero: ``sign(z) (a + |z| / 2)``."""
+    mean = math.sqrt(2 / math.pi)  # of |z|
+    offset = (math.sqrt(mean**2 + 3) - mean) / 2  # a^2 + a E|z| + 1/4 = 1
+    return normal.sign() * (offset + normal.abs() / 2)
 
 
 def _scale(law: _Law, shape: Sequence[int]) -> float:

@@ -27,7 +27,8 @@ from .input_shape import parse_shape
 from .mask_plots import plot_densities
 from .masks import SCOPES, LayerCollapseWarning
 from .schedules import SCHEDULES, prune_masks
-from .scores import SCORES, synflow
+from .scores import SCORES, is_score, synflow
+from .scores.base import STACKED
 from .user_code import call, load_function
 
 EPILOG = (
@@ -37,7 +38,7 @@ EPILOG = (
 MASKS = "masks.safetensors"
 SUMMARY = "score.json"
 PICTURE = "densities.png"
-_NEED_DATA = ("snip", "usnip", "grasp")
+_NEED_DATA = {"snip", "usnip", "grasp"}
 
 
 # The parameters of the command, apart from it for the sake of its length.
@@ -52,7 +53,7 @@ _Model = Annotated[
 _Score = Annotated[
     str,
     typer.Option(
-        help=f"Which weights to keep: {', '.join(SCORES)}, or FILE.py:NAME of a score function of your own "
+        help=f"Which weights to keep: {', '.join(SCORES)}, a stack like snip/magnitude, or FILE.py:NAME of your own "
         "(fbconv.scores.register says what it gets)."
     ),
 ]
@@ -153,11 +154,14 @@ def score(
 
 
 def _check(settings: Mapping[str, object]) -> None:
-    choices = {"score": SCORES, "control": (None, *SCORES), "schedule": SCHEDULES, "scope": SCOPES,
-               "distribution": (None, *DISTRIBUTIONS)}  # fmt: skip
+    for name in ("score", "control"):
+        value = settings[name]
+        if value is not None and ".py:" not in value and not is_score(value):
+            known = f"{', '.join(SCORES)}, or a stack like snip/magnitude"
+            raise typer.BadParameter(f"{name} must be one of {known}, got {value!r}")
+    choices = {"schedule": SCHEDULES, "scope": SCOPES, "distribution": (None, *DISTRIBUTIONS)}
     for name, known in choices.items():
-        own = name in ("score", "control") and ".py:" in str(settings[name])
-        if settings[name] not in known and not own:
+        if settings[name] not in known:
             expected = ", ".join(value for value in known if value)
             raise typer.BadParameter(f"{name} must be one of {expected}, got {settings[name]!r}")
     if ".py:" not in settings["model"]:
@@ -167,7 +171,7 @@ def _check(settings: Mapping[str, object]) -> None:
     if settings["control"] and not 0 <= settings["alpha"] < 1:
         raise typer.BadParameter(f"alpha must be in [0, 1), got {settings['alpha']}")
     for name in ("score", "control"):
-        if settings["data"] is None and settings[name] in _NEED_DATA:
+        if settings["data"] is None and _NEED_DATA & {*(settings[name] or "").split(STACKED)}:
             raise typer.BadParameter(f"{name} {settings[name]} needs --data")
 
 

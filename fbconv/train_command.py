@@ -42,13 +42,16 @@ _Sharing = Annotated[
     str, typer.Option(help="Who shares a filter basis: coarse (all), medium, fine (nobody), in:N or out:N.")
 ]
 _Mode = Annotated[str, typer.Option(help=f"{', '.join(MODES)}: what happens to the weights that are not kept.")]
-_Score = Annotated[str, typer.Option(help=f"Which weights to keep: {', '.join(SCORES)}.")]
+_Score = Annotated[
+    str, typer.Option(help=f"Which weights to keep: {', '.join(SCORES)}, or a stack of them like snip/magnitude.")
+]
 _Control = Annotated[str | None, typer.Option(help="A second score that the mask must be good for too (COPS).")]
 _Alpha = Annotated[float, typer.Option(help="Balance in [0, 1): 0 turns the control off, near 1 it alone decides.")]
 _Combine = Annotated[str, typer.Option(help="How score and control make one mask: cops, or their naive linear mix.")]
 _Rounds = Annotated[
     int, typer.Option(help="Rounds of scoring and pruning before training (100 for synflow); of training, with lth.")
 ]
+_Shots = Annotated[int, typer.Option(help="Rounds of scoring at each pruning step of lth.")]
 _Sparsity = Annotated[float, typer.Option(help="Share of weights not to train, in [0, 1].")]
 _Distribution = Annotated[
     str | None,
@@ -70,11 +73,17 @@ _Rewind = Annotated[int, typer.Option(help="Step that every round of lth starts 
 _Init = Annotated[
     str | None, typer.Option(help=f"Distribution of the weights, by default the model's own: {', '.join(INITS)}.")
 ]
+_WeightsFrom = Annotated[
+    str | None, typer.Option(help="Start from the weights' signs times this score, scaled to [-1, 1].")
+]
 _Reinit = Annotated[bool, typer.Option("--reinit", help="Draw new weights once the mask is found.")]
 _FrozenDecay = Annotated[
     float, typer.Option(help="Weight decay of frozen weights (FreezeNet-WD); vanished ones are pruned at the end.")
 ]
 _Epochs = Annotated[int, typer.Option(help="Passes over the training split.")]
+_Patience = Annotated[
+    int, typer.Option(help="End a training after so many epochs without a better validation accuracy; 0: never.")
+]
 _BatchSize = Annotated[int, typer.Option(help="Images per step.")]
 _Rate = Annotated[
     float | None,
@@ -101,6 +110,7 @@ def train(
     alpha: _Alpha = Config.alpha,
     combine: _Combine = Config.combine,
     rounds: _Rounds = Config.rounds,
+    shots: _Shots = Config.shots,
     sparsity: _Sparsity = Config.sparsity,
     distribution: _Distribution = Config.distribution,
     dynamic: _Dynamic = Config.dynamic,
@@ -108,9 +118,11 @@ def train(
     drop_fraction: _DropFraction = Config.drop_fraction,
     rewind: _Rewind = Config.rewind,
     init: _Init = Config.init,
+    weights_from: _WeightsFrom = Config.weights_from,
     reinit: _Reinit = Config.reinit,
     frozen_decay: _FrozenDecay = Config.frozen_decay,
     epochs: _Epochs = Config.epochs,
+    patience: _Patience = Config.patience,
     batch_size: _BatchSize = Config.batch_size,
     lr: _Rate = Config.lr,
     seed: Seed = Config.seed,
@@ -145,11 +157,13 @@ def config_of(**options: object) -> Config:
 
 def _folder(config: Config) -> str:
     parts = [config.data, config.model, config.space, config.mode]
+    parts += ["from", config.weights_from.replace("/", "+")] if config.weights_from else []
     if config.mode != "dense":
-        parts += [config.score]
-        parts += [config.combine, config.control, f"{config.alpha:g}"] if config.control else []
+        parts += [config.score.replace("/", "+")]
+        parts += [config.combine, config.control.replace("/", "+"), f"{config.alpha:g}"] if config.control else []
         parts += [config.dynamic] if config.dynamic != "none" else []
         parts += [f"{config.rounds}rounds"] if config.rounds > 1 else []
+        parts += [f"{config.shots}shots"] if config.shots > 1 else []
         parts += [config.distribution] if config.distribution else []
         parts += [f"{config.sparsity:g}"]
         parts += [config.init] if config.init else []

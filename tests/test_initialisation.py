@@ -62,6 +62,7 @@ def test_known_weights():
         "kaiming_normal": 3331955670,
         "kaiming_uniform": 1519261147,
         "pm_sigma": 3701127710,
+        "bimodal": 790248255,
     }
     sums = {init: zlib.crc32(Draw(init, 7, "conv1").tensor((50, 20, 5, 5)).numpy().tobytes()) for init in known}
     assert sums == known
@@ -89,7 +90,7 @@ def test_laws():
 @pytest.mark.parametrize(
     ("init", "variance"),
     [("xavier_normal", 2 / (500 + 1250)), ("pm_sigma", 2 / (500 + 1250)), ("kaiming_normal", 2 / 500),
-     ("kaiming_uniform", 2 / 500)],
+     ("kaiming_uniform", 2 / 500), ("bimodal", 2 / 500)],
 )  # fmt: skip
 def test_variance_scales(init, variance):
     weight = Draw(init, 0, "conv").tensor((50, 20, 5, 5)).double()
@@ -99,6 +100,9 @@ def test_variance_scales(init, variance):
         assert weight.abs().max() < (3 * variance) ** 0.5
     if init == "pm_sigma":
         assert weight.abs().unique().numel() == 1
+    if init == "bimodal":
+        assert weight.abs().min() > 0.55 * variance**0.5
+        assert 0.48 < (weight > 0).double().mean() < 0.52
 
 
 def test_layers_and_seeds_differ():

@@ -195,7 +195,7 @@ def test_collapse_is_one_line_on_standard_error(net, monkeypatch, capsys):
         (["net.py:make", "--score", "magnitude", "--control", "grasp"], "control grasp needs --data"),
         (
             ["net.py:make", "--score", "snap"],
-            "score must be one of random, magnitude, snip, usnip, grasp, synflow, got",
+            "score must be one of random, magnitude, snip, usnip, grasp, synflow, or a",
         ),
         (["net.py:make", "--control", "snap"], "control must be one of random"),
         (["net.py:make", "--score", "random", "--distribution", "er2"], "distribution must be one of uniform, er, erk"),

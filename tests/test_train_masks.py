@@ -90,7 +90,7 @@ def test_frozen_weights_under_control_stay_where_they_were(digits):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"control": "guess"}, "control must be one of random, .*synflow, got 'guess'"),
+        ({"control": "guess"}, "control must be one of random, .*synflow, .*got 'guess'"),
         ({"alpha": 1.0}, r"alpha must be in \[0, 1\), got 1.0"),
         ({"alpha": float("nan")}, "alpha must be in"),
         ({"rounds": 0}, "rounds must be at least 1, got 0"),

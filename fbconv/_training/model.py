@@ -15,6 +15,7 @@ from ..masks import LayerCollapseWarning
 from ..models import MODELS, build
 from ..nn import FilterBasis
 from ..schedules import prune_masks
+from ..scores import score, weights_from_scores
 
 TRAINED_BEFORE = ("lth", "ft")  # masks that come out of trainings
 
@@ -91,6 +92,8 @@ def dense_network(config: Config, data: DataSet) -> Prepared:
         model = interspace(model, sharing=config.sharing, generator=stream(config.seed, "bases"))
         if not _basis_entries(model):
             raise ValueError(f"train: space interspace needs a convolution larger than 1x1, {config.model} has none")
+    if config.weights_from is not None:
+        model = weights_from_scores(model, score(model, config.weights_from, **scoring(config, data)), inplace=True)
     return Prepared(placed(config, model), weights, parameters)
 
 
@@ -101,7 +104,8 @@ def _init(config: Config) -> str:
 def compressed(config: Config, network: Prepared, masks: dict[str, Tensor]) -> Prepared:
     """The network pruned or frozen outside of the masks."""
     init = _init(config)
-    seed = None if config.dynamic in TRAINED_BEFORE else config.seed
+    drawn = config.dynamic not in TRAINED_BEFORE and config.weights_from is None
+    seed = config.seed if drawn else None
     model = sparsify(network.model, masks) if config.mode == "prune" else freeze(network.model, masks, seed, init)
     if config.reinit:
         model = initialise(model, init, seed32(config.seed, "reinit"), inplace=True)
@@ -125,12 +129,15 @@ def masks_of(config: Config, network: Prepared, data: DataSet) -> dict[str, Tens
         return prune_masks(network.model, config.score, sparsity, config.rounds, **selection(config, data))
 
 
+def scoring(config: Config, data: DataSet) -> dict[str, object]:
+    """The data and the random numbers of scores."""
+    generator = stream(config.seed, "score")
+    return {"batches": [next(data.training_batches(config.batch_size, generator))], "generator": generator}
+
+
 def selection(config: Config, data: DataSet) -> dict[str, object]:
     """What scores, and chooses among them, by :func:`fbconv.prune_masks`."""
-    generator = stream(config.seed, "score")
-    return {
-        "batches": [next(data.training_batches(config.batch_size, generator))],
-        "generator": generator,
+    return scoring(config, data) | {
         "control": config.control,
         "alpha": config.alpha,
         "combine": config.combine,

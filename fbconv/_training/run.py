@@ -150,13 +150,19 @@ class Run:
     def fit(self, folder: Path, progress: Progress | None, log: Log | None = None) -> Run:
         """This run, trained to the end with a checkpoint in the folder after every epoch."""
         started = time.perf_counter() - self.seconds
-        while self.next_epoch < self.config.epochs:
+        while self.next_epoch < self.config.epochs and not self.stalled:
             self.epoch(progress)
             self.seconds = time.perf_counter() - started
             save_checkpoint(folder / CHECKPOINT, self.state())
             if log is not None:
                 log(self.history[-1])
         return self
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the last ``patience`` epochs have brought nothing better."""
+        patience = self.config.patience
+        return bool(patience and self.best) and self.history[-1]["epoch"] - self.best["epoch"] >= patience
 
     def warm_up(self, steps: int) -> None:
         """Train the first steps only, and measure nothing."""

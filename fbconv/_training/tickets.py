@@ -60,7 +60,8 @@ def _lottery_ticket(
         done.append(begin(model).resume(folder).fit(folder, progress))
 
     sparsity = target_sparsity(config, network)
-    rounds = iterative_masks(network.model, train, sparsity, config.rounds, config.score, **selection(config, data))
+    schedule = {"rounds": config.rounds, "shots": config.shots}
+    rounds = iterative_masks(network.model, train, sparsity, score=config.score, **schedule, **selection(config, data))
     *_, tickets = rounds
     prepared = compressed(config, network, tickets)
     return prepared, begin(prepared.model)

@@ -1,15 +1,17 @@
 """Importance scores of weights: which ones to keep. Higher = keep (the papers minimise the negative)."""
 
-from .base import SCORES, register, score
+from .base import SCORES, is_score, register, score
 from .gradients import sum_gradients
 from .grasp import grasp
 from .passive import magnitude, random
 from .snip import snip, usnip
 from .synflow import synflow
+from .weights import weights_from_scores
 
 __all__ = [
     "SCORES",
     "grasp",
+    "is_score",
     "magnitude",
     "random",
     "register",
@@ -18,6 +20,7 @@ __all__ = [
     "sum_gradients",
     "synflow",
     "usnip",
+    "weights_from_scores",
 ]
 
 for _function in (random, magnitude, snip, usnip, grasp, synflow):

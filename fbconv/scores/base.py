@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..convert import prunable
-from .context import restricted, untouched
+from .context import gone, restricted, untouched
 
 Batches = Iterable[object]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -17,6 +18,7 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 ScoreFunction = Callable[..., Mapping[str, Tensor]]
 
 SCORES: dict[str, ScoreFunction] = {}
+STACKED = "/"  # between the names of a stack
 
 
 def register(name: str) -> Callable[[ScoreFunction], ScoreFunction]:
@@ -58,7 +60,8 @@ def score(
     Args:
         model: plain modules and compressed ones alike, on any device.
         name: ``"random"``, ``"magnitude"``, ``"snip"``, ``"usnip"``, ``"grasp"``, ``"synflow"``, a name added with
-            :func:`register`, or such a function.
+            :func:`register`, or such a function. ``"snip/magnitude"`` is a stack: SNIP's scores stand in the place of
+            the weights, signs and all, while the second score looks at the model, and so on to the last name.
         batches: for data-driven scores, an iterable of ``(inputs, targets)``; moved to the model's device. Gradients
             are summed over all of them. ``usnip`` ignores targets and takes inputs alone too; ``synflow`` reads
             nothing but the shape of the inputs.
@@ -66,8 +69,8 @@ def score(
         generator: source of all randomness; by default a fresh one seeded with 0.
         masks: name -> bool mask of the score's shape; True = still there. Weights outside are zero (in frozen layers:
             constant) while the model is scored, and score ``-inf``. Layers without a mask are whole.
-        options: of the score: ``temperature`` of ``grasp``, ``input_shape`` of ``synflow``, whatever a function of
-            your own takes.
+        options: of the score, and of the last one of a stack: ``temperature`` of ``grasp``, ``input_shape`` of
+            ``synflow``, whatever a function of your own takes.
 
     Returns:
         parameter name -> detached score: ``X.weight`` in the weight's shape, and for a compressed module ``X.values``
@@ -76,10 +79,12 @@ def score(
     Raises:
         ValueError: unknown name, nothing prunable, a weight that is no parameter (``weight_norm``,
             ``torch.nn.utils.prune``), masks that do not fit, data missing or not in ``(inputs, targets)`` pairs, a loss
-            that is no scalar of the graph, or a score function that does not return a tensor for each weight.
+            that is no scalar of the graph, a score function that does not return a tensor for each weight, or a score
+            in a stack that does not fit into the weights' dtype.
 
     Source:
-        generalised synaptic scores (methods section 1), negated; each score names its paper.
+        generalised synaptic scores (methods section 1), negated; each score names its paper. Stacks: "Hitting the
+        Jackpot", algorithm 1.
 
     Example:
         >>> layer = nn.Linear(2, 1, bias=False)
@@ -88,7 +93,7 @@ def score(
         >>> score(nn.Sequential(layer), "magnitude")
         {'0.weight': tensor([[3., 2.]])}
     """
-    function = _resolve(name)
+    *first, last = _resolve(name)
     shapes = prunable(model)
     if not shapes:
         raise ValueError("score: model must have a Conv2d, a Linear or a compressed layer with weights, got none")
@@ -96,12 +101,34 @@ def score(
     _check_masks(masks, shapes)
     weights = parameters_of(model, shapes)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
+    args = (model, weights, batches, loss_fn or F.cross_entropy, generator)
+    with untouched(model, weights, generator) if first else contextlib.nullcontext():
+        for function in first:
+            _stand_in(model, weights, _scored(function, masks, args, {}), masks)
+        scores = _scored(last, masks, args, options)
+    return {key: _dense(model, key, value, masks.get(key)) for key, value in scores.items()}
+
+
+def _scored(
+    function: ScoreFunction, masks: Mapping[str, Tensor], args: tuple, options: Mapping[str, object]
+) -> dict[str, Tensor]:
+    model, weights, _, _, generator = args
     with untouched(model, weights, generator), restricted(model, weights, masks):
-        scores = function(model, weights, batches, loss_fn or F.cross_entropy, generator, **options)
+        scores = function(*args, **options)
         if not isinstance(scores, Mapping):
             raise ValueError(f"score: the score function must return name -> score, got {type(scores).__name__}")
-        scores = {key: _checked(key, scores, weight) for key, weight in weights.items()}
-    return {key: _dense(model, key, value, masks.get(key)) for key, value in scores.items()}
+        return {key: _checked(key, scores, weight) for key, weight in weights.items()}
+
+
+def _stand_in(
+    model: nn.Module, weights: Mapping[str, nn.Parameter], scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]
+) -> None:
+    """Scores in the place of weights, but of masked ones."""
+    for key, weight in weights.items():
+        value = scores[key].to(weight)
+        if not value.isfinite().all():
+            raise ValueError(f"score: the scores of {key!r} in a stack must be finite in {weight.dtype}, some are not")
+        weight.data = value if key not in masks else torch.where(gone(model, key, masks[key]), weight.data, value)
 
 
 def parameters_of(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
@@ -120,12 +147,19 @@ def parameters_of(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parame
     return {key: model.get_parameter(key) for key in names}
 
 
-def _resolve(name: str | ScoreFunction) -> ScoreFunction:
+def is_score(name: str) -> bool:
+    """Whether this is a registered name, or a stack of them."""
+    return all(part in SCORES for part in name.split(STACKED))
+
+
+def _resolve(name: str | ScoreFunction) -> list[ScoreFunction]:
+    """The functions of a stack, the first one first."""
     if callable(name):
-        return name
-    if name not in SCORES:
-        raise ValueError(f"score: name must be one of {', '.join(SCORES)} or a callable, got {name!r}")
-    return SCORES[name]
+        return [name]
+    if not is_score(name):
+        known = f"{', '.join(SCORES)}, a stack like snip/magnitude"
+        raise ValueError(f"score: name must be one of {known}, or a callable, got {name!r}")
+    return [SCORES[part] for part in name.split(STACKED)]
 
 
 def _check_masks(masks: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:

@@ -87,14 +87,18 @@ def restricted(model: nn.Module, weights: Mapping[str, nn.Parameter], masks: Map
     handles = []
     try:
         for key, mask in masks.items():
-            module = model.get_submodule(key.rpartition(".")[0])
-            pattern = getattr(module, "pattern", None)
-            gone = ~mask.to(weights[key].device)
-            gone = gone if pattern is None else gone[pattern.mask()]
-            if getattr(module, "frozen", None) is None:
-                weights[key].data.masked_fill_(gone, 0)
-            handles.append(weights[key].register_hook(lambda grad, gone=gone: grad.masked_fill(gone, 0)))
+            masked = gone(model, key, mask)
+            if getattr(model.get_submodule(key.rpartition(".")[0]), "frozen", None) is None:
+                weights[key].data.masked_fill_(masked, 0)
+            handles.append(weights[key].register_hook(lambda grad, masked=masked: grad.masked_fill(masked, 0)))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def gone(model: nn.Module, key: str, mask: Tensor) -> Tensor:
+    """Which entries of a parameter, in its shape, a mask takes away."""
+    pattern = getattr(model.get_submodule(key.rpartition(".")[0]), "pattern", None)
+    outside = ~mask.to(model.get_parameter(key).device)
+    return outside if pattern is None else outside[pattern.mask()]
