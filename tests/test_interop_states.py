@@ -75,7 +75,7 @@ def test_dense_state_is_the_plain_models(kind, tmp_path):
     model = KINDS[kind](net())
     state = interop.dense_state_dict(model)
     expected = fbconv.densify(model).state_dict()
-    assert state.keys() == net().state_dict().keys() == expected.keys()
+    assert list(state) == list(net().state_dict()) == list(expected)
     for key, tensor in state.items():
         assert tensor.dtype == expected[key].dtype
         assert torch.equal(tensor, expected[key])
