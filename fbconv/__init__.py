@@ -6,7 +6,7 @@ coefficients over shared filter bases, through compiled kernels that skip what i
 
 from __future__ import annotations
 
-from . import _ops, distributed, functional, nn  # noqa: F401  (_ops loads the extension)
+from . import _ops, distributed, functional, interop, nn  # noqa: F401  (_ops loads the extension)
 from ._cops import CopsResult, cops, linear_mix
 from ._version import __version__
 from .checkpoint import load, save
@@ -39,6 +39,7 @@ __all__ = [
     "freeze",
     "functional",
     "initialise",
+    "interop",
     "interspace",
     "iterative_masks",
     "jaccard",
