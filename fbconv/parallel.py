@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import queue as queues
@@ -16,11 +17,14 @@ from pathlib import Path
 
 import torch
 
+from .data import DataSet, load
 from .experiment import Config
-from .train import train
+from .train import train_on
 
 # (label, steps done, steps in all, the last finished epoch's figures)
 Report = tuple[str, int, int, dict[str, float] | None]
+# (label, result, None), or (label, None, message) of a run that failed
+Finished = Callable[[str, dict[str, object] | None, str | None], None]
 _REPORT_EVERY = 0.2  # seconds
 
 
@@ -37,6 +41,8 @@ def train_all(
     out: Path,
     jobs: int | None = None,
     progress: Callable[[Report], None] | None = None,
+    finished: Finished | None = None,
+    pictures: bool = True,
 ) -> Outcome:
     """Train every configuration in its folder ``out/label``, several at a time.
 
@@ -49,6 +55,8 @@ def train_all(
         out: folder of the folders.
         jobs: processes at a time; by default one for each core, up to the number of runs.
         progress: called in this process, about five times a second for each run.
+        finished: called in this process with each run that has ended, as soon as it has.
+        pictures: whether runs draw their curves and write TensorBoard events.
 
     Returns:
         results and failures, in the order of ``configs``.
@@ -69,12 +77,12 @@ def train_all(
     # Not fork: a forked copy of a process whose thread pools have run hangs in them.
     context = multiprocessing.get_context("spawn")
     reports = context.Queue()
-    setup = (max(1, cores // jobs), reports)
+    setup = (max(1, cores // jobs), pictures, reports)
     others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_set_up, initargs=setup) as pool:
         futures = {label: pool.submit(_train, label, config, out / label) for label, config in configs.items()}
         try:
-            _follow(futures, reports, progress)
+            _follow(futures, reports, progress, finished)
         except BaseException:  # the keyboard's too: leaving the pool would else wait for runs to end
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
@@ -82,38 +90,51 @@ def train_all(
     return _outcome(futures)
 
 
-def _follow(futures: Mapping[str, Future], reports, progress: Callable[[Report], None] | None) -> None:
+def _follow(
+    futures: Mapping[str, Future],
+    reports,
+    progress: Callable[[Report], None] | None,
+    finished: Finished | None,
+) -> None:
+    pending = dict(futures)
     while True:
-        finished = all(future.done() for future in futures.values())
-        try:
-            report = reports.get(timeout=0 if finished else _REPORT_EVERY)
-        except queues.Empty:
+        for label in [label for label, future in pending.items() if future.done()]:
+            result, failure = _ended(label, pending.pop(label))
             if finished:
+                finished(label, result, failure)
+        try:
+            report = reports.get(timeout=_REPORT_EVERY if pending else 0)
+        except queues.Empty:
+            if not pending:
                 return
             continue
         if progress:
             progress(report)
 
 
+def _ended(label: str, future: Future) -> tuple[dict[str, object] | None, str | None]:
+    """Result or failure of a run that has ended."""
+    try:
+        return future.result(), None
+    except BrokenProcessPool as error:
+        raise RuntimeError(f"{label}: its process, or one beside it, was killed; the same call resumes") from error
+    except Exception as error:
+        return None, str(error) or type(error).__name__
+
+
 def _outcome(futures: Mapping[str, Future]) -> Outcome:
-    outcome = Outcome()
-    for label, future in futures.items():
-        try:
-            outcome.results[label] = future.result()
-        except BrokenProcessPool as error:
-            raise RuntimeError(f"{label}: its process, or one beside it, was killed; the same call resumes") from error
-        except Exception as error:
-            outcome.failures[label] = str(error) or type(error).__name__
-    return outcome
+    ended = {label: _ended(label, future) for label, future in futures.items()}
+    results = {label: result for label, (result, failure) in ended.items() if failure is None}
+    return Outcome(results, {label: failure for label, (_, failure) in ended.items() if failure is not None})
 
 
-_reports = None  # of a worker process
+_pictures, _reports = True, None  # of a worker process
 
 
-def _set_up(threads: int, reports) -> None:
-    global _reports
+def _set_up(threads: int, pictures: bool, reports) -> None:
+    global _pictures, _reports
     torch.set_num_threads(threads)
-    _reports = reports
+    _pictures, _reports = pictures, reports
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -132,4 +153,10 @@ def _train(label: str, config: Config, out: Path) -> dict[str, object]:
             reported = time.monotonic()
             _reports.put((label, done, steps, entry))
 
-    return train(config, out, report)
+    return train_on(_loaded(config.data, config.data_dir, config.seed), config, out, report, _pictures)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(name: str, data_dir: str, seed: int) -> DataSet:
+    """A worker's data: runs of a seed that follow each other read them once."""
+    return load(name, data_dir, seed)

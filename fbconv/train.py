@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from ._training.run import (
     CHECKPOINT,
     MOMENTUM,
     WEIGHT_DECAY,
+    Log,
     Progress,
     Run,
     basis_gradient_norm,
@@ -44,6 +47,7 @@ __all__ = [
     "make_optimizer",
     "prepare",
     "train",
+    "train_on",
 ]
 
 RESULT = "result.json"
@@ -86,17 +90,31 @@ def train(config: Config, out: str | Path, progress: Progress | None = None) -> 
         >>> train(Config(epochs=2), "runs/short")["best_epoch"]  # doctest: +SKIP
         2
     """
-    require_matplotlib()  # now rather than after an hour of training
-    out = Path(out)
+    return train_on(load(config.data, config.data_dir, config.seed), config, Path(out), progress)
+
+
+def train_on(
+    data: DataSet, config: Config, out: Path, progress: Progress | None = None, pictures: bool = True
+) -> dict[str, object]:
+    """:func:`train` on data that are there already: those that :func:`fbconv.data.load` gives for the configuration.
+
+    Args:
+        data: on any device.
+        config, out, progress: as for :func:`train`.
+        pictures: whether to draw ``curves.png`` and to write TensorBoard events, which takes a second.
+    """
+    if pictures:
+        require_matplotlib()  # now rather than after an hour of training
     load_checkpoint(out / CHECKPOINT, config)  # another configuration's is an error before any work
-    data = load(config.data, config.data_dir, config.seed).to(choose_device(config.device))
+    data = data.to(choose_device(config.device))
     prepared, run = _begun(config, data, out, progress)
     run.resume(out)
-    with _event_writer(out, first_epoch=run.next_epoch) as events:
-        run.fit(out, progress, partial(_write_events, events))
+    with _event_log(out, run.next_epoch) if pictures else contextlib.nullcontext() as log:
+        run.fit(out, progress, log)
     model, frozen_size = _finished(run)
     result = _report(run, prepared, model) | {"frozen_size": frozen_size, "file_bytes": save(model, out / MODEL)}
-    plot_curves(result, out / "curves.png")
+    if pictures:
+        plot_curves(result, out / "curves.png")
     write_json(out / RESULT, result)
     return result
 
@@ -136,13 +154,16 @@ def _report(run: Run, prepared: Prepared, model: nn.Module) -> dict[str, object]
     }
 
 
-def _event_writer(out: Path, first_epoch: int):
+@contextlib.contextmanager
+def _event_log(out: Path, first_epoch: int) -> Iterator[Log]:
+    """Writes the figures of epochs to TensorBoard's files."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError('training writes TensorBoard events: pip install "fbconv[train]"') from error
     # Epochs that a killed run had logged after its last checkpoint are hidden.
-    return SummaryWriter(str(out), purge_step=first_epoch + 1)
+    with SummaryWriter(str(out), purge_step=first_epoch + 1) as events:
+        yield partial(_write_events, events)
 
 
 def _write_events(events, entry: dict[str, float]) -> None:

@@ -1,0 +1,118 @@
+"""The results of many runs in one SQLite file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from .experiment import Config
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (
+    id TEXT PRIMARY KEY,        -- of the configuration
+    name TEXT NOT NULL,         -- shared by the runs of all seeds
+    config TEXT NOT NULL,       -- JSON
+    result TEXT,                -- JSON, once the run is done; its environment too
+    failure TEXT                -- message of the last attempt, if it failed
+)
+"""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run of a sweep.
+
+    Attributes:
+        id: hash of all options that decide how it ends.
+        name: what runs of other seeds are called too.
+        config: its options.
+        result: what :func:`fbconv.train.train` returns, or None before it is done.
+        failure: why it failed, or None.
+    """
+
+    id: str
+    name: str
+    config: Config
+    result: dict[str, object] | None = None
+    failure: str | None = None
+
+
+def run_id(config: Config) -> str:
+    """16 hexadecimal digits that stand for the configuration, wherever the data lies.
+
+    Example:
+        >>> run_id(Config(seed=1)) == run_id(Config(seed=1, data_dir="elsewhere"))
+        True
+    """
+    options = {name: value for name, value in dataclasses.asdict(config).items() if name != "data_dir"}
+    return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def sparsity_of(config: Config) -> float:
+    """What a run is compared at: 0 for dense ones."""
+    return 0.0 if config.mode == "dense" else config.sparsity
+
+
+class Results:
+    """Runs by their id, each written in a transaction of its own: a kill leaves whole runs behind.
+
+    Args:
+        path: of the SQLite file; made if need be.
+
+    Raises:
+        ValueError: a file that is something else.
+
+    Example:
+        >>> results = Results(Path("results.sqlite"))
+        >>> results.add({"dense": [Config(mode="dense", seed=seed) for seed in range(3)]})
+        >>> len(results.pending())
+        3
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._execute(_SCHEMA)
+
+    def add(self, runs: Mapping[str, Iterable[Config]]) -> None:
+        """Enters runs, name -> configurations; those that are there already keep what they have, but for the name."""
+        rows = [(run_id(c), name, json.dumps(dataclasses.asdict(c))) for name, configs in runs.items() for c in configs]
+        statement = "INSERT INTO runs (id, name, config) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET name = ?2"
+        with closing(self._connect()) as database, database:
+            database.executemany(statement, rows)
+
+    def finish(self, run: str, result: Mapping[str, object]) -> None:
+        """Records the result of a run."""
+        self._execute("UPDATE runs SET result = ?, failure = NULL WHERE id = ?", json.dumps(result), run)
+
+    def fail(self, run: str, failure: str) -> None:
+        """Records why a run failed; it stays pending."""
+        self._execute("UPDATE runs SET failure = ? WHERE id = ?", failure, run)
+
+    def records(self) -> list[Record]:
+        """All runs, in the order in which they were entered."""
+        return list(self._records("SELECT id, name, config, result, failure FROM runs ORDER BY rowid"))
+
+    def pending(self) -> list[Record]:
+        """The runs without a result."""
+        return [record for record in self.records() if record.result is None]
+
+    def _records(self, query: str) -> Iterator[Record]:
+        for run, name, config, result, failure in self._execute(query):
+            yield Record(run, name, Config(**json.loads(config)), json.loads(result) if result else None, failure)
+
+    def _execute(self, statement: str, *values: str) -> list[tuple]:
+        with closing(self._connect()) as database, database:
+            try:
+                return database.execute(statement, values).fetchall()
+            except sqlite3.DatabaseError as error:
+                raise ValueError(f"{self.path}: not a file of results: {error}") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=60)
