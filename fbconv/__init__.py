@@ -6,7 +6,7 @@ coefficients over shared filter bases, through compiled kernels that skip what i
 
 from __future__ import annotations
 
-from . import _ops, distributed, functional, nn  # noqa: F401  (_ops loads the extension)
+from . import _ops, distributed, dynamic, functional, nn  # noqa: F401  (_ops loads the extension)
 from ._cops import CopsResult, cops, linear_mix
 from ._version import __version__
 from .checkpoint import load, save
@@ -37,6 +37,7 @@ __all__ = [
     "decay_frozen",
     "densify",
     "distributed",
+    "dynamic",
     "explain",
     "finish",
     "freeze",

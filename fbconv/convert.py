@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 
 import torch
@@ -20,7 +19,7 @@ from .nn import (
     SparseLinear,
 )
 from .nn.compressed import key_of
-from .replacing import replace_modules
+from .replacing import copied, replace_modules
 from .sharing import basis_chooser, convolution_of
 
 __all__ = ["densify", "freeze", "initialise", "interspace", "prunable", "sparsify"]
@@ -125,7 +124,7 @@ def initialise(model: nn.Module, init: str = "xavier_normal", seed: int = 0, inp
     Source: FreezeNet, Xavier-normal, Kaiming-uniform and +-sigma initialisation.
     """
     draws = {key: _draw(init, seed, key) for key in prunable(model)}
-    model = model if inplace else copy.deepcopy(model)
+    model = model if inplace else copied(model)
     for key, modules in layer_groups(model).items():
         for module in modules:
             if isinstance(module, Compressed):
@@ -181,7 +180,7 @@ def interspace(
 
     Source: interspace pruning, sharing of filter bases (methods section 4).
     """
-    model = model if inplace else copy.deepcopy(model)
+    model = model if inplace else copied(model)
     basis_for = basis_chooser(model, sharing, init, n_elements, generator)
     layers = set(convertible_layers(model).values())
 
@@ -207,7 +206,7 @@ def densify(model: nn.Module, inplace: bool = False) -> nn.Module:
     def convert(module: nn.Module) -> nn.Module | None:
         return module.to_dense() if isinstance(module, Compressed) else None
 
-    return replace_modules(model if inplace else copy.deepcopy(model), convert)
+    return replace_modules(model if inplace else copied(model), convert)
 
 
 def _compress(
@@ -225,7 +224,7 @@ def _compress(
         got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         if got != tuple(shapes[name]):
             raise ValueError(f"masks: {name} must be a tensor of shape {tuple(shapes[name])}, got {got}")
-    model = model if inplace else copy.deepcopy(model)
+    model = model if inplace else copied(model)
     groups = layer_groups(model)
     wanted = {module: mask for key, mask in masks.items() for module in groups[key]}
 

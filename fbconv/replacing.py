@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
@@ -26,6 +27,14 @@ _STATE_HOOKS = {
     "_load_state_dict_pre_hooks": "load_state_dict pre-hook",
     "_load_state_dict_post_hooks": "load_state_dict post-hook",
 }
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy, also of a model whose weights are computed by hooks, which torch refuses to copy: they are computed
+    anew in the next forward pass."""
+    values = (value for module in model.modules() for value in vars(module).values())
+    computed = (value for value in values if isinstance(value, Tensor) and not value.is_leaf)
+    return copy.deepcopy(model, {id(value): value.detach().clone() for value in computed})
 
 
 def replace_modules(model: nn.Module, convert: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
@@ -74,12 +83,12 @@ def _tie(model: nn.Module, made: dict[nn.Module, nn.Module]) -> None:
     for owners in _shared_parameters(model):
         if not any(module in made for _, module, _ in owners):
             continue
-        if not all(_alike(a, b) for (_, a, _), (_, b, _) in pairwise(owners)):
+        if not all(alike(a, b) for (_, a, _), (_, b, _) in pairwise(owners)):
             continue  # one parameter, but different weights: filters over different bases
         places = [(made.get(module, module), _renamed(made.get(module, module), own)) for _, module, own in owners]
         weights = places[0][1] != "bias"
         for (place, next_place), (owner, next_owner) in zip(pairwise(places), pairwise(owners), strict=True):
-            if weights and not _alike(place[0], next_place[0]):
+            if weights and not alike(place[0], next_place[0]):
                 first, second = (key_of(name, own) for name, _, own in (owner, next_owner))
                 raise ValueError(
                     f"{first!r} and {second!r} are one parameter: they can only be compressed alike, over one basis; "
@@ -108,7 +117,7 @@ def _renamed(module: nn.Module, own: str) -> str:
     return "values" if own == "weight" else "weight"
 
 
-def _alike(a: nn.Module, b: nn.Module) -> bool:
+def alike(a: nn.Module, b: nn.Module) -> bool:
     """Whether one parameter gives both modules the same weight."""
     if not isinstance(a, Compressed) and not isinstance(b, Compressed):
         return True

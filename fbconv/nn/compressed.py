@@ -60,13 +60,14 @@ class Compressed(nn.Module):
         Raises:
             RuntimeError: if another pattern was written over that of the values.
         """
-        if not torch.compiler.is_compiling() and not self._fingerprint.matches(self.indices):
+        indices = self.indices
+        if not torch.compiler.is_compiling() and not self._fingerprint.matches(indices):
             raise RuntimeError(
                 f"{type(self).__name__}: indices must be the positions of the values, but others were written over "
                 "them, as AveragedModel does with use_buffers=True or after the masks of its model have changed "
                 "(fbconv.dynamic.match_masks before update_parameters)"
             )
-        return SparsePattern(self.indices, self._shape)
+        return SparsePattern(indices, self._shape)
 
     def dense_values(self) -> Tensor:
         """The dense tensor that the values stand for (coefficients, for filter-basis layers); differentiable."""

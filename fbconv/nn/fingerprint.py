@@ -31,7 +31,10 @@ class Fingerprint:
 
 
 def _stamp(tensor: Tensor) -> tuple[int, int]:
-    return id(tensor), 0 if tensor.is_inference() else tensor._version
+    try:
+        return id(tensor), tensor._version
+    except RuntimeError:  # made in inference mode: versions are not counted
+        return id(tensor), -1
 
 
 def _sum(tensor: Tensor) -> int | None:
