@@ -109,7 +109,7 @@ def test_what_stays_dense_says_why(kind):
     assert f"{name}: stays dense, {found.dense[name]}" in str(found)
 
 
-@pytest.mark.parametrize("kind", STAYS.keys() - {"lazy", "forward"})
+@pytest.mark.parametrize("kind", sorted(STAYS.keys() - {"lazy", "forward"}))
 @pytest.mark.parametrize("convert", CONVERSIONS)
 def test_what_stays_dense_is_left_alone(convert, kind):
     model = nn.ModuleList([nn.Linear(2, 2), STAYS[kind][0]()])
@@ -415,6 +415,17 @@ def test_tied_filters_over_different_bases_are_refused():
     model.layer2.weight = model.layer1.weight
     with pytest.raises(ValueError, match=r"'layer1\.weight' and 'layer2\.weight' are one parameter.*over one basis"):
         fbconv.interspace(model, "medium")
+
+
+@pytest.mark.parametrize("convert", CONVERSIONS)
+def test_a_bias_shared_with_a_layer_that_stays_dense_stays_shared(convert):
+    model = nn.ModuleList([nn.Linear(2, 2), nn.Bilinear(2, 2, 2)])
+    model[0].bias = model[1].bias
+    converted = convert(model)
+    assert isinstance(converted[0], fnn.Compressed)
+    assert converted[0].bias is converted[1].bias
+    assert converted[0].bias is not model[0].bias
+    assert fbconv.densify(converted)[0].bias is not converted[1].bias
 
 
 def test_a_module_with_two_names_keeps_both():
