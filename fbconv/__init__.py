@@ -6,11 +6,12 @@ coefficients over shared filter bases, through compiled kernels that skip what i
 
 from __future__ import annotations
 
-from . import _ops, distributed, functional, interop, nn  # noqa: F401  (_ops loads the extension)
+from . import _ops, distributed, dynamic, functional, interop, nn  # noqa: F401  (_ops loads the extension)
 from ._cops import CopsResult, cops, linear_mix
 from ._version import __version__
 from .checkpoint import load, save
 from .convert import densify, freeze, initialise, interspace, prunable, sparsify
+from .convertible import Convertible, convertible
 from .counting import LayerCount, ModelCount, count
 from .decay import parameter_groups
 from .explaining import Explanation, explain
@@ -22,6 +23,7 @@ from .schedules import iterative_masks, prune_masks
 from .scores import score
 
 __all__ = [
+    "Convertible",
     "CopsResult",
     "Explanation",
     "LayerCollapseWarning",
@@ -29,11 +31,13 @@ __all__ = [
     "ModelCount",
     "SparsePattern",
     "__version__",
+    "convertible",
     "cops",
     "count",
     "decay_frozen",
     "densify",
     "distributed",
+    "dynamic",
     "explain",
     "finish",
     "freeze",

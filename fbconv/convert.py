@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from .convertible import convertible, convertible_layers, dense_shape, layer_groups
 from .initialisation import Draw
 from .nn import (
     Compressed,
@@ -18,6 +18,8 @@ from .nn import (
     SparseConv2d,
     SparseLinear,
 )
+from .nn.compressed import key_of
+from .replacing import copied, replace_modules
 from .sharing import basis_chooser, convolution_of
 
 __all__ = ["densify", "freeze", "initialise", "interspace", "prunable", "sparsify"]
@@ -32,13 +34,15 @@ def prunable(model: nn.Module) -> dict[str, torch.Size]:
     """The tensors that can be pruned or frozen: parameter name -> dense shape, in module order.
 
     A convolution or linear layer ``conv`` has ``conv.weight``; a compressed layer has ``conv.values`` with the shape of
-    its pattern (coefficients, for filter-basis layers). Biases, norms and filter bases are never among them.
+    its pattern (coefficients, for filter-basis layers). Biases, norms and filter bases are never among them. A weight
+    that several layers share is there once, as in ``model.named_parameters()``; what stays dense, and why, says
+    :func:`fbconv.convertible`.
 
     Example:
         >>> prunable(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU()))
         {'0.weight': torch.Size([3, 4])}
     """
-    return {key: shape for key, _, shape in _prunable_modules(model)}
+    return {key: dense_shape(modules[0]) for key, modules in layer_groups(model).items()}
 
 
 def sparsify(model: nn.Module, masks: Mapping[str, Tensor], inplace: bool = False) -> nn.Module:
@@ -47,11 +51,12 @@ def sparsify(model: nn.Module, masks: Mapping[str, Tensor], inplace: bool = Fals
     Args:
         model: any module.
         masks: for each of :func:`prunable`'s names that shall change, a mask of its shape; True = kept. Other layers
-            stay as they are.
+            stay as they are. Layers that share a weight share its values.
         inplace: edit the model instead of a copy.
 
     Raises:
-        KeyError: a mask for something that is not prunable. ValueError: a mask of another shape.
+        KeyError: a mask for something that is not prunable, with the reason. ValueError: a mask of another shape; a
+            layer with hooks on its state dict.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))
@@ -93,8 +98,10 @@ def freeze(
     """
     draws = {} if seed is None else {key: _draw(init, seed, key) for key in masks}
     model = _compress(model, masks, _FROZEN, FBConv2d.freeze, inplace)
+    groups = layer_groups(model) if draws else {}
     for key, draw in draws.items():
-        model.get_submodule(key.rpartition(".")[0]).redraw(draw)
+        for layer in groups[key_of(key.rpartition(".")[0], "values")]:
+            layer.redraw(draw)
     return model
 
 
@@ -117,12 +124,13 @@ def initialise(model: nn.Module, init: str = "xavier_normal", seed: int = 0, inp
     Source: FreezeNet, Xavier-normal, Kaiming-uniform and +-sigma initialisation.
     """
     draws = {key: _draw(init, seed, key) for key in prunable(model)}
-    model = model if inplace else copy.deepcopy(model)
-    for key, module, shape in _prunable_modules(model):
-        if isinstance(module, Compressed):
-            module.redraw(draws[key])
-        else:
-            module.weight.data.copy_(draws[key].tensor(shape))
+    model = model if inplace else copied(model)
+    for key, modules in layer_groups(model).items():
+        for module in modules:
+            if isinstance(module, Compressed):
+                module.redraw(draws[key])
+            else:
+                module.weight.data.copy_(draws[key].tensor(module.weight.shape))
     return model
 
 
@@ -173,11 +181,12 @@ def interspace(
 
     Source: interspace pruning, sharing of filter bases (methods section 4).
     """
-    model = model if inplace else copy.deepcopy(model)
+    model = model if inplace else copied(model)
     basis_for = basis_chooser(model, sharing, init, n_elements, generator)
+    layers = set(convertible_layers(model).values())
 
     def convert(module: nn.Module) -> nn.Module | None:
-        conv = convolution_of(module, linear_block)
+        conv = convolution_of(module, linear_block) if module in layers else None
         if conv is None:
             return None
         basis, axis = basis_for(module, conv)
@@ -198,16 +207,7 @@ def densify(model: nn.Module, inplace: bool = False) -> nn.Module:
     def convert(module: nn.Module) -> nn.Module | None:
         return module.to_dense() if isinstance(module, Compressed) else None
 
-    return replace_modules(model if inplace else copy.deepcopy(model), convert)
-
-
-def _prunable_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, torch.Size]]:
-    for name, module in model.named_modules():
-        prefix = f"{name}." if name else ""
-        if isinstance(module, Compressed):
-            yield f"{prefix}values", module, torch.Size(module.pattern.shape)
-        elif type(module) in (nn.Conv2d, nn.Linear):
-            yield f"{prefix}weight", module, module.weight.shape
+    return replace_modules(model if inplace else copied(model), convert)
 
 
 def _compress(
@@ -220,15 +220,14 @@ def _compress(
     shapes = prunable(model)
     unknown = [name for name in masks if name not in shapes]
     if unknown:
-        raise KeyError(
-            f"masks: {unknown[0]!r} is not prunable; the model has {', '.join(shapes) or 'nothing prunable'}"
-        )
+        raise KeyError(f"masks: {unknown[0]!r} is not prunable: {convertible(model).why_not(unknown[0])}")
     for name, mask in masks.items():
         got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         if got != tuple(shapes[name]):
             raise ValueError(f"masks: {name} must be a tensor of shape {tuple(shapes[name])}, got {got}")
-    model = model if inplace else copy.deepcopy(model)
-    wanted = {module: masks[key] for key, module, _ in _prunable_modules(model) if key in masks}
+    model = model if inplace else copied(model)
+    groups = layer_groups(model)
+    wanted = {module: mask for key, mask in masks.items() for module in groups[key]}
 
     def convert(module: nn.Module) -> nn.Module | None:
         if module not in wanted:
@@ -243,18 +242,3 @@ def _compress(
         return new
 
     return replace_modules(model, convert)
-
-
-def replace_modules(model: nn.Module, convert: Callable[[nn.Module], nn.Module | None]) -> nn.Module:
-    """Puts ``convert(module)`` in the place of each module for which it is not None; a module that occurs twice is
-    converted once and stays shared."""
-    made: dict[nn.Module, nn.Module] = {}
-    for module in list(model.modules()):
-        new = convert(module)
-        if new is not None:
-            made[module] = new
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():  # named_children leaves out repetitions
-            if child in made:
-                setattr(parent, name, made[child])
-    return made.get(model, model)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-from .convert import prunable
+from .convertible import convertible_layers
 from .layer_calls import LayerCall, calls_of
 from .nn import Compressed, FBConv2d
 
@@ -142,7 +142,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> ModelCount:
     """
     if not all(isinstance(size, int) and size > 0 for size in input_shape):
         raise ValueError(f"count: input_shape must be positive sizes, batch included, got {tuple(input_shape)}")
-    layers = {name: model.get_submodule(name) for name in (key.rpartition(".")[0] for key in prunable(model))}
+    layers = {key.rpartition(".")[0]: layer for key, layer in convertible_layers(model).items()}
     if not layers:
         raise ValueError("count: model must have a Conv2d, Linear or compressed layer, got none")
     counted: set[int] = set()

@@ -35,15 +35,17 @@ def basis_chooser(
     arguments as for :func:`fbconv.interspace`."""
     shared: dict[tuple, FilterBasis] = {}
 
-    def new_basis(conv: nn.Conv2d, n_bases: int | None = None) -> FilterBasis:
+    def basis(group: Hashable, conv: nn.Conv2d, n_bases: int | None = None) -> FilterBasis:
+        # Filters that do not train have bases that do not either.
         where = {"device": conv.weight.device, "dtype": conv.weight.dtype}
-        return FilterBasis(conv.kernel_size, n_elements, init, n_bases=n_bases, generator=generator, **where)
+        key = (group, conv.kernel_size, conv.weight.requires_grad, *where.values())
+        if key not in shared:
+            made = FilterBasis(conv.kernel_size, n_elements, init, n_bases=n_bases, generator=generator, **where)
+            shared[key] = made.requires_grad_(conv.weight.requires_grad)
+        return shared[key]
 
     def by_group(module: nn.Module, conv: nn.Conv2d) -> tuple[FilterBasis, str]:
-        key = (group_of(module), conv.kernel_size, conv.weight.device, conv.weight.dtype)
-        if key not in shared:
-            shared[key] = new_basis(conv)
-        return shared[key], "in"
+        return basis(group_of(module), conv), "in"
 
     if sharing in _GROUPINGS:
         group_of = _GROUPINGS[sharing](model)
@@ -55,9 +57,9 @@ def basis_chooser(
     def by_channels(module: nn.Module, conv: nn.Conv2d) -> tuple[FilterBasis, str]:
         channels = conv.in_channels if axis == "in" else conv.out_channels
         if channels <= int(count):
-            return new_basis(conv), axis
+            return basis(id(module.weight), conv), axis
         size = next(size for size in range(int(count), 0, -1) if channels % size == 0)
-        return new_basis(conv, channels // size), axis
+        return basis(id(module.weight), conv, channels // size), axis
 
     return by_channels
 
@@ -70,7 +72,7 @@ def _medium(model: nn.Module) -> Callable[[nn.Module], Hashable]:
 _GROUPINGS: dict[str, Callable[[nn.Module], Callable[[nn.Module], Hashable]]] = {
     "coarse": lambda model: lambda module: None,
     "medium": _medium,
-    "fine": lambda model: id,
+    "fine": lambda model: lambda module: id(module.weight),  # layers that share a weight share its basis
 }
 
 

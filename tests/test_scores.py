@@ -362,7 +362,7 @@ def test_batches_may_be_read_only_once():
         assert all(torch.equal(scores[key], expected[key]) for key in expected)
 
 
-def test_tied_weights_score_alike():
+def test_tied_weights_score_once():
     class Tied(nn.Module):
         def __init__(self):
             super().__init__()
@@ -373,5 +373,4 @@ def test_tied_weights_score_alike():
             return self.two(self.one(x))
 
     for name in NAMES[1:]:
-        scores = score(Tied(), name, [(torch.ones(2, 4), torch.tensor([0, 3]))])
-        assert torch.equal(scores["one.weight"], scores["two.weight"])
+        assert list(score(Tied(), name, [(torch.ones(2, 4), torch.tensor([0, 3]))])) == ["one.weight"]

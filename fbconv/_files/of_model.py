@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..initialisation import Draw
 from ..nn import Compressed, FBConv2d, FBLinear, FilterBasis
 from ..nn.compressed import key_of
+from ..replacing import alike
 from .entries import Entry, Plain, Same, coded, same_bits
 
 _OWN = ("values", "indices", "frozen")  # a compressed layer's tensors that its entry stands for
@@ -41,12 +42,12 @@ def entries_of_model(model: nn.Module, dtype: torch.dtype | None = None) -> list
 def _layers(
     compressed: dict[str, Compressed], bases: dict[FilterBasis, str], dtype: torch.dtype | None
 ) -> Iterator[Entry]:
-    first: dict[Compressed, str] = {}
+    first: dict[nn.Parameter, tuple[str, Compressed]] = {}
     for name, module in compressed.items():
-        if module in first:
-            yield Same(name, first[module], layer=True)
+        of, same = first.setdefault(module.values, (name, module))
+        if of != name and alike(module, same):
+            yield Same(name, of, layer=True)
             continue
-        first[module] = name
         pattern = module.pattern
         rest = {}
         if isinstance(module, FBConv2d):

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..convert import densify, replace_modules
+from ..convert import densify
+from ..convertible import stays_dense
 from ..initialisation import Draw
 from ..nn import Compressed, FBConv2d, FBLinear, FilterBasis, FrozenConv2d, FrozenLinear, SparseConv2d, SparseLinear
 from ..pattern import SparsePattern
+from ..replacing import replace_modules
 from .container import File
 from .entries import Layer, Plain, Same, same_bits
 
@@ -34,7 +36,7 @@ def model_of_file(file: File, model: nn.Module) -> nn.Module:
     for name, layer in layers.items():
         module, mask = modules[name], layer.mask()
         state |= _state(layer, module, mask, frozen.get(name), state)
-        if type(module) in _KINDS and module not in made:
+        if stays_dense(module) is None and module not in made:
             made[module] = _compressed(layer, module, mask, bases)
             made[module].backend = backends.get(name, "auto")
             scale = state.get(layer.key("frozen_scale"))
@@ -63,8 +65,9 @@ def _check_place(layer: Layer, module: nn.Module | None, tensors: Mapping[str, T
     expected = tuple(weight.shape)
     if layer.basis is not None:
         kind = nn.Linear if layer.linear else nn.Conv2d
-        if type(module) is not kind:
-            raise ValueError(f"layer {layer.name!r} must be a {kind.__name__}, got {type(module).__name__}")
+        if type(module) is not kind or stays_dense(module) is not None:
+            reason = f" that stays dense: {stays_dense(module)}" if type(module) is kind else ""
+            raise ValueError(f"layer {layer.name!r} must be a {kind.__name__}, got {type(module).__name__}{reason}")
         taps = tuple(tensors[layer.basis].shape)[-2:]
         filters = (layer.shape[0], layer.shape[1] * taps[1]) if layer.linear else (*layer.shape[:2], *taps)
         groups = getattr(module, "groups", 1)
@@ -112,7 +115,7 @@ def _state(
 ) -> dict[str, Tensor]:
     """The tensors of a layer; a module of a kind that has no compressed form takes the dense weight."""
     pattern = SparsePattern.from_mask(mask)
-    if type(module) not in _KINDS:
+    if stays_dense(module) is not None:
         return {layer.key("weight"): scattered(layer, frozen, tensors.get(layer.key("frozen_scale")))}
     state = {layer.key("values"): layer.values, layer.key("indices"): pattern.packed}
     if frozen is not None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from ..nn.compressed import Compressed, compressed_layers, key_of
 from ..pattern import SparsePattern
@@ -34,20 +35,50 @@ def set_masks(model: nn.Module, masks: Mapping[str, Tensor], optimizer: torch.op
         tensor(0., grad_fn=<SelectBackward0>)
     """
     layers = layers_by_values(model)
+    sharers = compressed_layers(model).values()
     unknown = [name for name in masks if name not in layers]
     if unknown:
         raise KeyError(f"masks: {unknown[0]!r} is not the values of a compressed layer; the model has {list(layers)}")
     for name, mask in masks.items():
         layer = layers[name]
         old, pattern = layer.values, layer.pattern
-        layer.set_mask(mask)
+        for sharer in [other for other in sharers if other.values is old]:
+            sharer.set_mask(mask)
         if optimizer is not None and layer.values is not old:
             _replace(optimizer, old, layer.values, pattern, mask)
 
 
+def match_masks(averaged: nn.Module, model: nn.Module) -> None:
+    """Train the entries in ``averaged`` that ``model`` trains, where the masks of the model have changed; in place.
+
+    To be called before ``averaged.update_parameters(model)``. An average that survives stays, others start at zero (in
+    frozen layers at their initialisation).
+
+    Args:
+        averaged: a ``torch.optim.swa_utils.AveragedModel``, or a copy of ``model``.
+        model: with compressed layers.
+
+    Raises:
+        KeyError: a model with other layers.
+
+    Example:
+        >>> model = fbconv.sparsify(torch.nn.Sequential(torch.nn.Linear(3, 1)), {"0.weight": torch.tensor([[1, 1, 0]])})
+        >>> averaged = torch.optim.swa_utils.AveragedModel(model)
+        >>> set_masks(model, {"0.values": torch.tensor([[False, True, True]])})
+        >>> match_masks(averaged, model)
+        >>> averaged.module[0].pattern.mask()
+        tensor([[False,  True,  True]])
+    """
+    copy = averaged.module if isinstance(averaged, AveragedModel) else averaged
+    set_masks(copy, {name: layer.pattern.mask() for name, layer in layers_by_values(model).items()})
+
+
 def layers_by_values(model: nn.Module) -> dict[str, Compressed]:
-    """Name of the values -> compressed layer."""
-    return {key_of(name, "values"): layer for name, layer in compressed_layers(model).items()}
+    """Name of the values -> compressed layer, the first of those that share them."""
+    first: dict[int, tuple[str, Compressed]] = {}
+    for name, layer in compressed_layers(model).items():
+        first.setdefault(id(layer.values), (key_of(name, "values"), layer))
+    return dict(first.values())
 
 
 def _replace(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..nn import Compressed
+from ..nn.compressed import Compressed, compressed_layers
 from .changing import layers_by_values
 
 
@@ -36,12 +36,14 @@ def dense_gradients(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """
     layers = layers_by_values(model)
     weights = {name: layer.dense_values().detach().requires_grad_() for name, layer in layers.items()}
+    by_values = {id(layer.values): weights[name] for name, layer in layers.items()}
+    watched = list(compressed_layers(model).values())
     try:
-        for name, layer in layers.items():
-            _watch(layer, weights[name])
+        for layer in watched:
+            _watch(layer, by_values[id(layer.values)])
         yield weights
     finally:
-        for layer in layers.values():
+        for layer in watched:
             del layer.forward, layer.dense_values
 
 

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from ..initialisation import Draw
 from ..pattern import SparsePattern
+from .fingerprint import Fingerprint
+from .tied import successor
 
 
 class Compressed(nn.Module):
@@ -49,11 +51,23 @@ class Compressed(nn.Module):
         self.register_buffer("frozen_scale", None)
         self.draw = None
         self.values = nn.Parameter(_entries(dense, pattern), requires_grad)
+        self._fingerprint = Fingerprint(self.indices)
 
     @property
     def pattern(self) -> SparsePattern:
-        """Which entries are trained."""
-        return SparsePattern(self.indices, self._shape)
+        """Which entries are trained.
+
+        Raises:
+            RuntimeError: if another pattern was written over that of the values.
+        """
+        indices = self.indices
+        if not torch.compiler.is_compiling() and not self._fingerprint.matches(indices):
+            raise RuntimeError(
+                f"{type(self).__name__}: indices must be the positions of the values, but others were written over "
+                "them, as AveragedModel does with use_buffers=True or after the masks of its model have changed "
+                "(fbconv.dynamic.match_masks before update_parameters)"
+            )
+        return SparsePattern(indices, self._shape)
 
     def dense_values(self) -> Tensor:
         """The dense tensor that the values stand for (coefficients, for filter-basis layers); differentiable."""
@@ -112,7 +126,8 @@ class Compressed(nn.Module):
 
     def _adopt(self, packed: Tensor, values: Tensor) -> None:
         self.indices = packed.to(self.indices.device)
-        self.values = nn.Parameter(values, requires_grad=self.values.requires_grad)
+        self.values = successor(self.values, packed, values)
+        self._fingerprint = Fingerprint(self.indices)
 
     def _check_mask(self, mask: Tensor, shape: tuple[int, ...]) -> None:
         if not isinstance(mask, Tensor) or tuple(mask.shape) != shape:

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from .. import functional as F
 from .compressed import Compressed, copied_parameter
-from .geometry import ConvGeometry
+from .geometry import ConvAttributes, ConvGeometry
 
 
-class _CompressedConv2d(Compressed):
+class _CompressedConv2d(ConvAttributes, Compressed):
     """A convolution over a compressed spatial weight."""
 
     _frozen = False

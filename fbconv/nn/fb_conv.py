@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .. import functional as F
 from .compressed import Compressed, copied_parameter
 from .filter_basis import FilterBasis
-from .geometry import ConvGeometry
+from .geometry import ConvAttributes, ConvGeometry
 
 
 def _projection(weight: Tensor, bases: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ def _projection(weight: Tensor, bases: Tensor) -> Tensor:
     return (weight.flatten(-2)[..., None, :] @ inverse)[..., 0, :]
 
 
-class FBConv2d(Compressed):
+class FBConv2d(ConvAttributes, Compressed):
     """Drop-in ``nn.Conv2d`` whose filters are sparse coefficients over a trained filter basis.
 
     Args:
@@ -82,7 +82,8 @@ class FBConv2d(Compressed):
             raise ValueError(f'FBConv2d: basis_axis must be "in" or "out", got {basis_axis!r}')
         self.geometry = ConvGeometry.of(dense)
         weight = dense.weight.detach()
-        self.basis = basis or FilterBasis(dense.kernel_size, device=weight.device, dtype=weight.dtype)
+        own = FilterBasis(dense.kernel_size, device=weight.device, dtype=weight.dtype)
+        self.basis = basis or own.requires_grad_(dense.weight.requires_grad)
         self.basis_axis = basis_axis
         if self.basis.kernel_size != tuple(dense.kernel_size):
             raise ValueError(

@@ -85,15 +85,23 @@ class FBLinear(FBConv2d):
         """The composed weight ``(out, in)``."""
         return super().weight.flatten(1)
 
+    @property
+    def in_features(self) -> int:
+        return self._shape[1] * self.basis.kernel_size[1]
+
+    @property
+    def out_features(self) -> int:
+        return self._shape[0]
+
     def to_dense(self) -> nn.Linear:
         """A plain ``nn.Linear`` with the composed rows."""
         return linear_module(self.weight, self.values.requires_grad, self.bias).train(self.training)
 
     def forward(self, input: Tensor) -> Tensor:
         blocks, width = self._shape[1], self.basis.kernel_size[1]
-        if input.dim() == 0 or input.shape[-1] != blocks * width:
+        if input.dim() == 0 or input.shape[-1] != self.in_features:
             raise RuntimeError(
-                f"fb_linear: input must have {blocks * width} features in its last dimension, got shape "
+                f"fb_linear: input must have {self.in_features} features in its last dimension, got shape "
                 f"{tuple(input.shape)}"
             )
         if self.frozen is not None:  # frozen coefficients make every row dense
@@ -102,8 +110,7 @@ class FBLinear(FBConv2d):
         return output.view(*input.shape[:-1], self._shape[0])
 
     def extra_repr(self) -> str:
-        features = self._shape[1] * self.basis.kernel_size[1]
-        return f"{features}, {self._shape[0]}, bias={self.bias is not None}, {self._density_text()}"
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {self._density_text()}"
 
 
 def blocked(linear: nn.Linear, block: int) -> nn.Conv2d:

@@ -75,3 +75,42 @@ class ConvGeometry:
         text += f", groups={self.groups}" if self.groups != 1 else ""
         text += "" if bias else ", bias=False"
         return text + (f", padding_mode={self.padding_mode}" if self.padding_mode != "zeros" else "")
+
+
+class ConvAttributes:
+    """What code around an ``nn.Conv2d`` reads of it, from the geometry and the shape of the pattern."""
+
+    geometry: ConvGeometry
+    _shape: tuple[int, ...]
+
+    @property
+    def in_channels(self) -> int:
+        return self._shape[1] * self.geometry.groups
+
+    @property
+    def out_channels(self) -> int:
+        return self._shape[0]
+
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        return self.geometry.kernel_size
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        return self.geometry.stride
+
+    @property
+    def padding(self) -> tuple[int, int] | str:
+        return self.geometry.padding
+
+    @property
+    def dilation(self) -> tuple[int, int]:
+        return self.geometry.dilation
+
+    @property
+    def groups(self) -> int:
+        return self.geometry.groups
+
+    @property
+    def padding_mode(self) -> str:
+        return self.geometry.padding_mode

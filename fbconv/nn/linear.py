@@ -58,6 +58,14 @@ class _CompressedLinear(Compressed):
         """The effective dense weight ``(out, in)``."""
         return self.dense_values()
 
+    @property
+    def in_features(self) -> int:
+        return self._shape[1]
+
+    @property
+    def out_features(self) -> int:
+        return self._shape[0]
+
     def to_dense(self) -> nn.Linear:
         """A plain ``nn.Linear`` that computes the same."""
         return linear_module(self.weight, self.values.requires_grad, self.bias).train(self.training)

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..convert import prunable
+from ..convertible import computed_weights, convertible
 from .context import gone, restricted, untouched
+from .outputs import cross_entropy
 
 Batches = Iterable[object]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -65,7 +66,7 @@ def score(
         batches: for data-driven scores, an iterable of ``(inputs, targets)``; moved to the model's device. Gradients
             are summed over all of them. ``usnip`` ignores targets and takes inputs alone too; ``synflow`` reads
             nothing but the shape of the inputs.
-        loss_fn: ``(outputs, targets) -> scalar``; cross entropy by default.
+        loss_fn: ``(outputs, targets) -> scalar``; by default cross entropy, of the outputs or their ``logits``.
         generator: source of all randomness; by default a fresh one seeded with 0.
         masks: name -> bool mask of the score's shape; True = still there. Weights outside are zero (in frozen layers:
             constant) while the model is scored, and score ``-inf``. Layers without a mask are whole.
@@ -95,13 +96,15 @@ def score(
     """
     *first, last = _resolve(name)
     shapes = prunable(model)
-    if not shapes:
-        raise ValueError("score: model must have a Conv2d, a Linear or a compressed layer with weights, got none")
+    if not shapes and not computed_weights(model):
+        reasons = "".join(f"; {name}: {reason}" for name, reason in convertible(model).dense.items())
+        message = "score: model must have a Conv2d, a Linear or a compressed layer with weights, got none"
+        raise ValueError(message + reasons)
     masks = {} if masks is None else masks
     _check_masks(masks, shapes)
-    weights = parameters_of(model, shapes)
+    weights = parameters_of(model, [*shapes, *computed_weights(model)])
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    args = (model, weights, batches, loss_fn or F.cross_entropy, generator)
+    args = (model, weights, batches, loss_fn or cross_entropy, generator)
     with untouched(model, weights, generator) if first else contextlib.nullcontext():
         for function in first:
             _stand_in(model, weights, _scored(function, masks, args, {}), masks)

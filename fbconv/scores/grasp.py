@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .base import Batches, LossFunction
 from .gradients import add, at_least_one, device_of, gradients, pairs, sum_gradients
+from .outputs import logits_of, with_logits
 
 
 def grasp(
@@ -47,10 +48,8 @@ def grasp(
     def smoothed(outputs: Tensor, targets: Tensor) -> Tensor:
         if temperature == 1:
             return loss_fn(outputs, targets)
-        if not isinstance(outputs, Tensor):
-            got = type(outputs).__name__
-            raise ValueError(f"grasp: the model must return a tensor, unless temperature is 1, got {got}")
-        return loss_fn(outputs / temperature, targets)
+        logits = logits_of("grasp", outputs, "a tensor, unless temperature is 1")
+        return loss_fn(with_logits(outputs, logits / temperature), targets)
 
     device = device_of(weights)
     with _second_derivatives():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..nn import Compressed
 from .base import Batches, LossFunction
 from .gradients import device_of
+from .outputs import logits_of
 
 
 def synflow(
@@ -45,9 +46,7 @@ def synflow(
     _make_absolute(model.eval())
     shape = _shape(batches, input_shape)
     outputs = model(torch.ones(1, *shape, dtype=torch.float64, device=device_of(weights)))
-    if not isinstance(outputs, Tensor):
-        raise ValueError(f"synflow: the model must return a tensor, got {type(outputs).__name__}")
-    gradients = torch.autograd.grad(outputs.sum(), list(weights.values()), materialize_grads=True)
+    gradients = torch.autograd.grad(logits_of("synflow", outputs).sum(), list(weights.values()), materialize_grads=True)
     return {key: (weight * grad).abs() for (key, weight), grad in zip(weights.items(), gradients, strict=True)}
 
 
