@@ -179,9 +179,13 @@ def test_one_parameter_under_two_masks_is_refused(how):
         return model
 
     one, two = torch.eye(2), 1 - torch.eye(2)
-    dense, masks, _ = interop.from_torch_pruning(pruned(one, one))
+    dense, masks, others = interop.from_torch_pruning(pruned(one, one))
     assert dense[0].weight is dense[1].weight
-    assert torch.equal(masks["1.weight"], one.bool())
+    assert list(masks) == ["0.weight"]
+    assert torch.equal(masks["0.weight"], one.bool())
+    assert not others
+    sparse = fbconv.sparsify(dense, masks)
+    assert sparse[0].values is sparse[1].values
     for model in (pruned(one, two), pruned(one)):
         with pytest.raises(ValueError, match="are one parameter and must have the same mask"):
             interop.from_torch_pruning(model)

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from ..convert import densify, prunable
+from ..convert import densify
+from ..convertible import convertible
 from ..nn import FBConv2d
 from ..nn.compressed import compressed_layers, key_of
+from ..replacing import copied
 from . import parametrizations
 from .dense_states import load_dense_state_dict
 
@@ -55,7 +57,7 @@ def from_torch_pruning(model: nn.Module) -> Pruned:
         >>> fbconv.sparsify(dense, masks)[0].values.shape
         torch.Size([8])
     """
-    model = copy.deepcopy(model, _leaves(model))
+    model = copied(model)
     parametrized, hooked = list(parametrizations.masked(model)), list(_hooks(model))
     found = {key_of(name, tensor): mask for name, _, tensor, mask in parametrized}
     for name, module, tensor in hooked:
@@ -187,12 +189,6 @@ def _hooks(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
                 yield name, module, hook._tensor_name
 
 
-def _leaves(model: nn.Module) -> dict[int, Tensor]:
-    """For ``deepcopy``, which refuses the masked tensors that hooks leave in modules: what to put in their places."""
-    masked = [getattr(module, tensor_name) for _, module, tensor_name in _hooks(model)]
-    return {id(tensor): tensor.detach().clone() for tensor in masked}
-
-
 def _check_tied(model: nn.Module, originals: Mapping[tuple[nn.Module, str], Tensor]) -> None:
     """A parameter of several modules becomes one masked parameter, so all of them must have the same mask."""
     places: dict[nn.Parameter, tuple[str, Tensor | None]] = {}
@@ -215,6 +211,8 @@ def _as_bool(function: str, key: str, mask: Tensor) -> Tensor:
 
 
 def _split(model: nn.Module, found: Mapping[str, Tensor]) -> Pruned:
-    weights = prunable(model)
-    masks = {key: mask for key, mask in found.items() if key in weights}
-    return Pruned(model, masks, {key: mask for key, mask in found.items() if key not in weights})
+    """Shared weights have one mask, under their first name."""
+    known = convertible(model)
+    masks = {key: mask for key, mask in found.items() if key in known.weights}
+    others = {key: mask for key, mask in found.items() if key not in known.weights and key not in known.tied}
+    return Pruned(model, masks, others)

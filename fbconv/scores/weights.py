@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ..convert import prunable
+from ..replacing import copied
 from .base import parameters_of
 
 
@@ -47,7 +47,7 @@ def weights_from_scores(model: nn.Module, scores: Mapping[str, Tensor], inplace:
     largest = max((_largest(key, value) for key, value in scores.items()), default=0.0)
     if largest == 0:
         raise ValueError("weights_from_scores: scores must not all be zero")
-    model = model if inplace else copy.deepcopy(model)
+    model = model if inplace else copied(model)
     for key, weight in parameters_of(model, scores).items():
         pattern = getattr(model.get_submodule(key.rpartition(".")[0]), "pattern", None)
         value = scores[key].to(weight.device)
