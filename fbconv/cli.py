@@ -14,6 +14,7 @@ from . import (
     cops_command,
     info_command,
     pack_command,
+    report_command,
     reproduce_command,
     score_command,
     sweep_command,
@@ -32,6 +33,7 @@ app.command(epilog=reproduce_command.EPILOG)(reproduce_command.reproduce)
 app.command(epilog=score_command.EPILOG)(score_command.score)
 app.command(epilog=cops_command.EPILOG)(cops_command.cops)
 app.command(epilog=sweep_command.EPILOG)(sweep_command.sweep)
+app.command(epilog=report_command.EPILOG)(report_command.report)
 app.command(epilog=bench_command.EPILOG)(bench_command.bench)
 app.command(epilog=pack_command.EPILOG)(pack_command.pack)
 app.command(epilog=unpack_command.EPILOG)(unpack_command.unpack)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -55,34 +56,39 @@ def _exponent_below(densities: Sequence[float]) -> int:
 
 
 def plot_similarity(
-    labels: Sequence[str], matrices: Mapping[str, Sequence[Sequence[float]]], path: Path, title: str
+    labels: Sequence[str], matrices: Mapping[str, Sequence[Sequence[float | None]]], path: Path, title: str
 ) -> None:
-    """Heat maps of how alike masks are, from 0 to 1, with the numbers in the cells, as a PNG.
+    """:func:`similarity_figure`, with a title, as a PNG."""
+    figure = similarity_figure(labels, matrices)
+    figure.suptitle(title)
+    save_figure(figure, path)
+
+
+def similarity_figure(labels: Sequence[str], matrices: Mapping[str, Sequence[Sequence[float | None]]]):
+    """Heat maps of how alike masks are, from 0 to 1, with the numbers in the cells; unknown ones stay empty.
 
     Args:
         labels: of the masks, in the order of rows and columns.
         matrices: title of the map -> square matrix.
-        path: where to write.
-        title: above the picture.
 
     Raises:
         ModuleNotFoundError: without matplotlib.
     """
     size = 1.4 + 0.36 * len(labels)
     figure = figure_of(width=(size + 0.6) * len(matrices), height=size + 0.7)
-    figure.suptitle(title)
     for axes, (name, matrix) in zip(figure.subplots(1, len(matrices), squeeze=False)[0], matrices.items(), strict=True):
-        picture = axes.imshow(matrix, vmin=0, vmax=1, cmap="viridis")
+        shares = [[math.nan if value is None else value for value in row] for row in matrix]
+        picture = axes.imshow(shares, vmin=0, vmax=1, cmap="viridis")
         axes.set_title(name)
         axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
         axes.set_yticks(range(len(labels)), labels, fontsize=8)
         for i, row in enumerate(matrix):
             for j, value in enumerate(row):
-                axes.text(
-                    j, i, short(value), ha="center", va="center", fontsize=7, color="black" if value > 0.6 else "white"
-                )
+                if value is not None:
+                    colour = "black" if value > 0.6 else "white"
+                    axes.text(j, i, short(value), ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(picture, ax=figure.axes, shrink=0.8)
-    save_figure(figure, path)
+    return figure
 
 
 def short(share: float) -> str:

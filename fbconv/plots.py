@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .experiment import replacing
 
-_STYLES = (
+STYLES = (
     ("#0072B2", "-", "o"),
     ("#D55E00", "--", "s"),
     ("#009E73", "-.", "^"),
@@ -31,7 +31,7 @@ def plot_curves(result: Mapping[str, object], path: Path) -> None:
     figure = figure_of(width=9.5)
     figure.suptitle(_title(config))
     for axes, quantity, scale in zip(figure.subplots(1, 2), ("loss", "accuracy"), (1, 100), strict=True):
-        for split, (colour, dash, marker) in zip(("train", "validation"), _STYLES, strict=False):
+        for split, (colour, dash, marker) in zip(("train", "validation"), STYLES, strict=False):
             values = [scale * entry[f"{split}_{quantity}"] for entry in history]
             axes.plot(epochs, values, color=colour, linestyle=dash, label=split, marker=marker, **_marking(epochs))
         best = result["best_epoch"]
@@ -62,7 +62,7 @@ def plot_comparison(results: Mapping[str, Mapping[str, object]], path: Path, tit
     errors = [_standard_error(result) for result in results.values()]
     late = []
     for row, (label, result) in enumerate(results.items()):
-        colour, dash, marker = _STYLES[row % len(_STYLES)]
+        colour, dash, marker = STYLES[row % len(STYLES)]
         epochs = [entry["epoch"] for entry in result["history"]]
         values = [100 * entry["validation_accuracy"] for entry in result["history"]]
         late += values[len(values) // 4 :]
