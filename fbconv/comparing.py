@@ -63,8 +63,8 @@ def compare(records: Sequence[Record], baseline: str | None = None, holm: bool =
         test procedure".
 
     Example:
-        >>> [record] = [Record("id", "snip", Config(sparsity=0.99), {"test_accuracy": 0.9})]
-        >>> compare([record])[0].mean
+        >>> from fbconv.experiment import Config
+        >>> compare([Record("id", "snip", Config(sparsity=0.99), {"test_accuracy": 0.9})])[0].mean
         0.9
     """
     found: dict[tuple[str, float], list[tuple[int, float]]] = {}
