@@ -1,4 +1,4 @@
-# make setup | demo | test | bench | lint | clean.  Choose the interpreter with PYTHON=python3.12.
+# make setup | demo | test | bench | docs | wheel | lint | clean.  Choose the interpreter with PYTHON=python3.12.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 SOURCES := setup.py pyproject.toml fbconv/_version.py $(shell find csrc -type f)
 
-.PHONY: setup demo test bench lint clean
+.PHONY: setup demo test bench docs wheel lint clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.built
@@ -37,11 +37,18 @@ test: setup
 bench: setup
 	$(BIN)/python -m pytest bench --benchmark-only
 
+# mkdocs imports fbconv for the help texts of its commands.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+wheel: $(VENV)/.installed
+	$(BIN)/python -m build --no-isolation
+
 lint: $(VENV)/.installed
 	ruff check .
 	ruff format --check .
 	find csrc tests/native -type f -regex '.*\.\(cpp\|h\|inl\|cu\|cuh\)' | xargs clang-format --dry-run --Werror
 
 clean:
-	rm -rf build fbconv.egg-info fbconv/_C*.so $(VENV)/.built .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist fbconv.egg-info fbconv/_C*.so $(VENV)/.built .pytest_cache .ruff_cache .hypothesis
 	find fbconv tests bench -name __pycache__ -prune -exec rm -rf {} +

@@ -1,8 +1,11 @@
 """What the build says of itself."""
 
 import re
+import shlex
 import shutil
 import subprocess
+import sys
+import tomllib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -11,7 +14,8 @@ import torch
 
 import fbconv
 
-KERNELS = sorted((Path(__file__).parent.parent / "csrc/cuda").glob("*.cu"))
+ROOT = Path(__file__).parent.parent
+KERNELS = sorted((ROOT / "csrc/cuda").glob("*.cu"))
 
 
 def test_version_is_the_same_everywhere():
@@ -41,7 +45,7 @@ def test_cuda_operators_are_built():
     assert torch._C._dispatch_has_kernel_for_dispatch_key("fbconv::sparse_conv2d", "CUDA")
 
 
-VARIANT_OBJECTS = sorted((Path(__file__).parent.parent / "build").glob("*/objects/kernels_avx*.o"))
+VARIANT_OBJECTS = sorted((ROOT / "build").glob("*/objects/kernels_avx*.o"))
 
 
 @pytest.mark.skipif(not VARIANT_OBJECTS, reason="no build folder beside the sources")
@@ -56,3 +60,48 @@ def test_no_code_for_one_instruction_set_can_serve_another(path):
     variant = path.name.removeprefix("kernels_").split(".")[0]
     assert exported
     assert all(variant in name for name in exported)
+
+
+needs_checkout = pytest.mark.skipif(not (ROOT / "setup.py").exists(), reason="no checkout around the tests")
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory):
+    """Paths of the files that an sdist would hold."""
+    folder = tmp_path_factory.mktemp("sdist")
+    command = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", folder]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return set((folder / "fbconv.egg-info/SOURCES.txt").read_text().splitlines())
+
+
+@needs_checkout
+def test_an_sdist_holds_all_that_a_build_needs(sdist):
+    kinds = {".cpp", ".h", ".inl", ".cu", ".cuh"}
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*") if path.suffix in kinds}
+    sources |= {str(path.relative_to(ROOT)) for path in (ROOT / "fbconv").rglob("*.py")}
+    sources |= {"setup.py", "pyproject.toml", "README.md", "LICENSE", "fbconv/py.typed", "CMakeLists.txt", "Makefile"}
+    assert not sources - sdist
+
+
+@needs_checkout
+def test_an_sdist_holds_nothing_that_was_made(sdist):
+    made = ("build/", "dist/", "runs/", ".venv/")
+    assert not [path for path in sdist if path.startswith(made) or path.endswith((".so", ".o", ".pyc", ".ckpt"))]
+
+
+@needs_checkout
+def test_the_wheels_recipe_names_what_exists():
+    recipe = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]
+    paths = [*recipe["test-sources"], *(word for word in shlex.split(recipe["test-command"]) if "/" in word)]
+    assert all((ROOT / path).exists() for path in paths)
+
+
+@needs_checkout
+@pytest.mark.skipif(torch.version.cuda is not None, reason="wheels are built with a torch for CPU")
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump to read what the module links")
+def test_wheels_leave_torchs_libraries_to_torch():
+    recipe = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]
+    head = subprocess.run(["objdump", "-p", fbconv._C.__file__], capture_output=True, text=True, check=True).stdout
+    linked = re.findall(r"NEEDED +(lib(?:torch|c10)\S*)", head)
+    assert linked
+    assert all(f"--exclude {name}" in recipe["linux"]["repair-wheel-command"] for name in linked)
