@@ -179,7 +179,7 @@ def interspace(
         >>> interspace(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3)))[0]
         FBConv2d(...)
 
-    Source: interspace pruning, sharing of filter bases (methods section 4).
+    Source: interspace pruning, sharing of filter bases.
     """
     model = model if inplace else copied(model)
     basis_for = basis_chooser(model, sharing, init, n_elements, generator)

@@ -138,7 +138,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> ModelCount:
         >>> counts.dense_flops, counts.theory_flops
         (172800, 367200)
 
-    Source: interspace pruning, cost of a filter-basis convolution; compression rates of methods sections 0 and 4.
+    Source: interspace pruning, cost of a filter-basis convolution, compression rates.
     """
     if not all(isinstance(size, int) and size > 0 for size in input_shape):
         raise ValueError(f"count: input_shape must be positive sizes, batch included, got {tuple(input_shape)}")

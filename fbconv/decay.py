@@ -41,7 +41,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
         [(8,), (9, 3, 3), (8,), (8,)]
         >>> optimizer = torch.optim.AdamW([decayed, rest], lr=1e-3)
 
-    Source: interspace pruning, weight decay on coefficients and none on filter bases (methods section 4).
+    Source: interspace pruning, weight decay on coefficients and none on filter bases.
     """
     if not weight_decay >= 0:
         raise ValueError(f"parameter_groups: weight_decay must be 0 or more, got {weight_decay}")

@@ -68,7 +68,7 @@ def sparse_conv2d(
         >>> y.shape
         torch.Size([2, 8, 16, 16])
 
-    Source: interspace pruning, section on sparse convolutions (``Y[a] = sum over kept (b, i, j)``); methods section 0.
+    Source: interspace pruning, section on sparse convolutions (``Y[a] = sum over kept (b, i, j)``).
     """
     op = "sparse_conv2d"
     if input.dim() == 3:

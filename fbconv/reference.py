@@ -52,7 +52,7 @@ def sparse_conv2d(
     dilation: Pair = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Convolution with the pruned weight ``psi values`` (methods: static pruning).
+    """Convolution with the pruned weight ``psi values`` (static pruning).
 
     Args:
         input: ``(batch, in_channels, height, width)``.

@@ -122,7 +122,7 @@ def iterative_masks(
     Raises:
         ValueError: as :func:`prune_masks`.
 
-    Source: Frankle & Carbin 2019, strategy 2; Frankle et al. 2020, algorithm 2 (rewinding); methods sections 4 and 5.
+    Source: Frankle & Carbin 2019, strategy 2; Frankle et al. 2020, algorithm 2 (rewinding).
 
     Example:
         >>> model = nn.Sequential(nn.Linear(10, 10))

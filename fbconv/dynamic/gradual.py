@@ -39,7 +39,7 @@ class GradualPruning:
         >>> model[0].values.numel()
         10
 
-    Source: Zhu & Gupta 2017, equation 1; methods section 4.
+    Source: Zhu & Gupta 2017, equation 1.
     """
 
     def __init__(

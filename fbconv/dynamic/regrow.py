@@ -42,7 +42,7 @@ class RegrowingMasks:
                 loss_fn(model(inputs), targets).backward()
                 optimizer.step()
 
-    Source: Mocanu et al. 2018 (SET); Evci et al. 2020, algorithm 1 (RigL); methods sections 4 and 8.
+    Source: Mocanu et al. 2018 (SET); Evci et al. 2020, algorithm 1 (RigL).
     """
 
     def __init__(

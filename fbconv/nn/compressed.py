@@ -17,7 +17,7 @@ class Compressed(nn.Module):
     """A layer that trains only the entries of one dense tensor that its pattern keeps.
 
     The dense tensor is ``values`` at the pattern and, elsewhere, zero or (if the layer has a buffer ``frozen``) the
-    frozen initialisation: ``psi theta`` or ``psi theta + (1 - m) Theta0`` (methods section 0). Only ``values`` is a
+    frozen initialisation: ``psi theta`` or ``psi theta + (1 - m) Theta0``. Only ``values`` is a
     parameter, so gradients and optimizer state have nnz entries and nothing else can move.
 
     Attributes:

@@ -113,8 +113,7 @@ class FBConv2d(ConvAttributes, Compressed):
 
         The coefficients are those of the spatial filters in the basis, so a full basis computes the same function; with
         fewer elements they are the best approximation. A "random" basis cannot express every filter: its coefficients
-        are drawn anew (from ``generator``) with the variance of the spatial weights, which its filters then have too
-        (methods section 4).
+        are drawn anew (from ``generator``) with the variance of the spatial weights, which its filters then have too.
 
         Raises:
             TypeError: another kind of module. ValueError: a basis or mask that does not fit.

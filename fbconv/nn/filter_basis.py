@@ -29,7 +29,7 @@ class FilterBasis(nn.Module):
         >>> FilterBasis(3).elements.shape
         torch.Size([9, 3, 3])
 
-    Source: interspace pruning, initialisation of filter bases (methods section 4).
+    Source: interspace pruning, initialisation of filter bases.
     """
 
     def __init__(

@@ -84,8 +84,7 @@ def score(
             in a stack that does not fit into the weights' dtype.
 
     Source:
-        generalised synaptic scores (methods section 1), negated; each score names its paper. Stacks: "Hitting the
-        Jackpot", algorithm 1.
+        generalised synaptic scores, negated; each score names its paper. Stacks: "Hitting the Jackpot", algorithm 1.
 
     Example:
         >>> layer = nn.Linear(2, 1, bias=False)
