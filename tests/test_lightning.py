@@ -245,14 +245,21 @@ RANKS = """
 import sys
 sys.path.insert(0, sys.argv[2])
 import torch, lightning
-from test_lightning import Module, fit, network, plan, kept, compressed_layers
+from test_lightning import Module, fit, network, plan
 torch.set_num_threads(1)
 rank = int(__import__("os").environ["LOCAL_RANK"])
 results = {}
+
+
+class Sent(lightning.Callback):
+    def on_train_end(self, trainer, pl_module):
+        self.buffers = list(trainer.strategy.model.named_module_buffers)
+
+
 for name in ("gmp", "rigl", "frozen rigl", "set"):
-    module = Module(network(seed=rank))
-    trainer = fit(module, sys.argv[1], plan(name), devices=2, strategy="ddp", max_epochs=4)
-    results[name] = {"state": module.state_dict(), "steps": trainer.global_step}
+    module, sent = Module(network(seed=rank)), Sent()
+    trainer = fit(module, sys.argv[1], plan(name), sent, devices=2, strategy="ddp", max_epochs=4)
+    results[name] = {"state": module.state_dict(), "steps": trainer.global_step, "buffers": sent.buffers}
 torch.save(results, f"{sys.argv[1]}/{rank}.pt")
 """
 
@@ -262,6 +269,7 @@ def test_two_ranks_with_other_weights_and_data_end_with_the_same_bits(tmp_path):
     ours, theirs = torchrun(RANKS, tmp_path, str(Path(__file__).parent))
     for name, result in ours.items():
         assert result["steps"] == 16
+        assert result["buffers"] == [f"net.1.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")]
         assert sum(v.numel() for n, v in result["state"].items() if n.endswith("values")) == WEIGHTS // 5
         for key, value in result["state"].items():
             if "running" not in key:  # batch norm sees one rank's examples

@@ -30,7 +30,8 @@ class SparseTraining(TrainerCallback or object):
 
     RigL needs the dense gradient in the steps that change masks. Layers then run on their dense weights in all batches
     of an accumulation, and the optimizer's step finds no gradients: it does nothing, while the step counts and the
-    learning rate moves on. It cannot be told so: with a loss scaler (fp16) and RigL, torch raises an AssertionError.
+    learning rate moves on. A loss scaler (fp16) wants to have seen gradients before: keep ``max_grad_norm`` above 0, or
+    torch raises an AssertionError.
 
     In several processes ``Trainer`` does not say which wrapper holds the model. There, ``batches`` have to be given,
     masks are chosen when the trainer is made, and "gmp", which changes the number of values during training, is an
