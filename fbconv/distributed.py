@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
@@ -12,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .nn.compressed import Compressed, compressed_layers
+from .nn.compressed import Compressed, compressed_layers, key_of
 
 
 def reduce_scores(scores: Mapping[str, Tensor], group: dist.ProcessGroup | None = None) -> dict[str, Tensor]:
@@ -82,7 +83,9 @@ def data_parallel(model: nn.Module, group: dist.ProcessGroup | None = None, **op
     layers, such as batch-norm statistics. Steps equal those of one process with all ranks' batches at once, where the
     loss is a mean and all have equally many examples; batch norm sees one rank's examples only, as always.
 
-    A layer whose mask changes gets a new parameter: change masks on ``.module``, then wrap that again.
+    Masks change through this model: :func:`fbconv.dynamic.set_masks`, ``RegrowingMasks`` and ``GradualPruning`` take
+    it as it is, and then all ranks have the masks of the first one. Whatever puts other parameters into ``.module``
+    behind its back is an error in the next step.
 
     Args:
         model: the same on every rank, but for the values of its parameters; these are taken from the first rank.
@@ -108,9 +111,51 @@ def data_parallel(model: nn.Module, group: dist.ProcessGroup | None = None, **op
     """
     _check("data_parallel")
     _require_equal_layers(model, group)
+    ignore_constants(model)
+    parallel = DistributedDataParallel(model, process_group=group, **options)
+    parallel.register_forward_pre_hook(_require_known_values)
+    return parallel
+
+
+def ignore_constants(model: nn.Module) -> None:
+    """Has a ``DistributedDataParallel`` that will wrap the model leave patterns and frozen weights where they are: they
+    must be equal on all ranks, and stay so."""
     ignored = {*getattr(model, "_ddp_params_and_buffers_to_ignore", ()), *_constants(model)}
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
-    return DistributedDataParallel(model, process_group=group, **options)
+
+
+def follow_parameters(model: DistributedDataParallel) -> None:
+    """Makes a data-parallel model exchange the gradients of the parameters that it has now, which must be equal on all
+    ranks; does nothing if they are those that it had.
+
+    What ``DistributedDataParallel`` does when it is unpickled; its communication hooks come along.
+    """
+    parameters = [p for name, p in model.module.named_parameters() if name not in model.parameters_to_ignore]
+    known = model._module_parameters
+    if len(known) == len(parameters) and all(map(operator.is_, known, parameters)):
+        return
+    model._module_parameters = parameters
+    model._remove_autograd_hooks()
+    reduced, sparse = model._build_params_for_reducer()
+    model._ddp_init_helper(reduced, sparse, model._build_debug_param_to_name_mapping(reduced), model.static_graph)
+    if model.static_graph:
+        model.reducer._set_static_graph()
+        model.logger._set_static_graph()
+    model._has_rebuilt_buckets = False
+    hooks, model._comm_hooks = model._comm_hooks, []
+    for hook, state in hooks:
+        model.register_comm_hook(state, hook)
+
+
+@torch.compiler.disable
+def _require_known_values(model: DistributedDataParallel, _: object) -> None:
+    known = set(map(id, model._module_parameters))
+    for name, layer in compressed_layers(model.module).items():
+        if id(layer.values) not in known:
+            raise RuntimeError(
+                f"data_parallel: {key_of(name, 'values')} must be the parameter that was wrapped, got another: change "
+                "masks of the data-parallel model itself (fbconv.dynamic.set_masks), or wrap its module again"
+            )
 
 
 def _constants(model: nn.Module) -> Iterator[str]:

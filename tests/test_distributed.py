@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from ranks import torchrun
 
 import fbconv
 from fbconv.distributed import broadcast_masks, data_parallel, reduce_scores
@@ -166,14 +167,7 @@ NETWORKS = ["pruned", "frozen", "interspace", "interspace frozen", "no weight tr
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """What both ranks of a ``torchrun`` have counted and trained, by network."""
-    folder = tmp_path_factory.mktemp("ranks")
-    (folder / "script.py").write_text(TRAINING)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, str(folder / "script.py"), str(folder)]
-    environment = os.environ | {"PYTHONPATH": str(Path(fbconv.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return torchrun(TRAINING, tmp_path_factory.mktemp("ranks"))
 
 
 @needs_gloo

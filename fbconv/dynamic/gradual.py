@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from ..masks import select
 from ..scores import score
 from .changing import set_masks
+from .ranks import unwrapped
 
 
 class GradualPruning:
@@ -18,12 +20,14 @@ class GradualPruning:
     Between the steps ``start`` and ``end`` the sparsity is ``q (1 - (1 - (t - start) / (end - start))^3)``.
 
     Args:
-        model: with compressed layers; to begin dense, with masks that keep all.
+        model: with compressed layers; to begin dense, with masks that keep all. Where several ranks train it, what
+            :func:`fbconv.distributed.data_parallel` has returned.
         optimizer: whose state follows the values (:func:`set_masks`).
         sparsity: q, share of the compressed layers' weights removed at the end.
         start, end: first and last step with an update.
         interval: steps between two updates.
         exclude: as for :func:`fbconv.select`.
+        group: ranks that train copies of the model, as for :func:`set_masks`.
 
     Raises:
         ValueError: steps that do not rise from 0, an interval below 1, or a sparsity outside [0, 1].
@@ -51,6 +55,7 @@ class GradualPruning:
         end: int,
         interval: int = 100,
         exclude: Sequence[str] = (),
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         if not 0 <= start < end:
             raise ValueError(f"GradualPruning: start and end must rise from 0, got {start} and {end}")
@@ -60,6 +65,7 @@ class GradualPruning:
             raise ValueError(f"GradualPruning: sparsity must be in [0, 1], got {sparsity}")
         self.model, self.optimizer, self.target = model, optimizer, sparsity
         self.start, self.end, self.interval, self.exclude = start, end, interval, exclude
+        self.group = group
 
     def due(self, step: int) -> bool:
         """Whether the masks change in this step (counted from 0); in the last one always."""
@@ -73,5 +79,6 @@ class GradualPruning:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Prune to the step's sparsity."""
-        scores = score(self.model, "magnitude")
-        set_masks(self.model, select(scores, self.sparsity(step), exclude=self.exclude), self.optimizer)
+        scores = score(unwrapped(self.model), "magnitude")
+        masks = select(scores, self.sparsity(step), exclude=self.exclude)
+        set_masks(self.model, masks, self.optimizer, self.group)

@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..nn import Compressed
 from ..topk import keep_highest
 from .changing import layers_by_values, set_masks
+from .ranks import group_of, summed, unwrapped
 
 
 class RegrowingMasks:
@@ -21,12 +23,15 @@ class RegrowingMasks:
     train (``requires_grad=False``) are left alone.
 
     Args:
-        model: with compressed layers, spatial or interspace, convolutions or linear.
+        model: with compressed layers, spatial or interspace, convolutions or linear; where several ranks train it,
+            what :func:`fbconv.distributed.data_parallel` has returned.
         optimizer: whose state follows the values (:func:`set_masks`).
         interval: steps between two updates.
         end: step from which on the masks stay.
         drop_fraction: share of a layer's values that the first update would drop at step 0, in (0, 1].
-        generator: random numbers of SET.
+        generator: random numbers of SET; of several ranks, the first one's count.
+        group: ranks that train copies of the model, as for :func:`set_masks`. All of them update in the same steps,
+            by the sum of their gradients, and have the same masks afterwards.
 
     Raises:
         ValueError: an interval or end below 1, or a fraction out of range.
@@ -53,6 +58,7 @@ class RegrowingMasks:
         end: int = 75_000,
         drop_fraction: float = 0.3,
         generator: torch.Generator | None = None,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         for name, value in (("interval", interval), ("end", end)):
             if value < 1:
@@ -62,6 +68,7 @@ class RegrowingMasks:
         self.model, self.optimizer = model, optimizer
         self.interval, self.end, self.drop_fraction = interval, end, drop_fraction
         self.generator = torch.Generator().manual_seed(0) if generator is None else generator
+        self.group = group_of(model) if group is None else group
 
     def due(self, step: int) -> bool:
         """Whether the masks change in this step (counted from 0)."""
@@ -77,24 +84,30 @@ class RegrowingMasks:
 
         Args:
             step: sets the share.
-            gradients: name of the values -> dense gradient, for RigL: the largest grow. None grows at random (SET).
+            gradients: name of the values -> dense gradient, for RigL: the largest grow; on each of several ranks its
+                own. None grows at random (SET).
 
         Raises:
             ValueError: if a layer has no gradient.
         """
-        layers = {name: m for name, m in layers_by_values(self.model).items() if m.values.requires_grad}
+        layers = {name: m for name, m in layers_by_values(unwrapped(self.model)).items() if m.values.requires_grad}
+        wanted = self._random(layers) if gradients is None else self._wanted(layers, gradients)
         masks = {}
         for name, layer in layers.items():
-            if gradients is not None and gradients.get(name) is None:
-                raise ValueError(f"RegrowingMasks: gradients must have all layers, got none for {name}")
             dropped = int(self.fraction(step) * layer.values.numel())
-            wanted = self._random(layer) if gradients is None else gradients[name].abs()
-            masks[name] = _regrown(layer, dropped, wanted)
-        set_masks(self.model, masks, self.optimizer)
+            masks[name] = _regrown(layer, dropped, wanted[name])
+        set_masks(self.model, masks, self.optimizer, self.group)
 
-    def _random(self, layer: Compressed) -> Tensor:
-        shape = layer.pattern.shape
-        return torch.rand(shape, generator=self.generator, device=self.generator.device).to(layer.values.device)
+    def _wanted(self, layers: Mapping[str, Compressed], gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        for name in layers:
+            if gradients.get(name) is None:
+                raise ValueError(f"RegrowingMasks: gradients must have all layers, got none for {name}")
+        sums = summed({name: gradients[name] for name in layers}, self.group)
+        return {name: gradient.abs() for name, gradient in sums.items()}
+
+    def _random(self, layers: Mapping[str, Compressed]) -> dict[str, Tensor]:
+        draw = {"generator": self.generator, "device": self.generator.device}
+        return {name: torch.rand(m.pattern.shape, **draw).to(m.values.device) for name, m in layers.items()}
 
 
 def _regrown(layer: Compressed, dropped: int, wanted: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ def untouched(model: nn.Module, weights: Mapping[str, nn.Parameter], generator: 
     The model works on copies of its parameters' and buffers' data meanwhile: what it had is never written to, so a
     graph that the caller has yet to go back through stays valid.
     """
-    with torch.inference_mode(False), _working_copy(model), _random_states(model, generator), torch.enable_grad():
+    with torch.inference_mode(False), _working_copy(model), random_states(model, generator), torch.enable_grad():
         model.train()
         for weight in weights.values():
             weight.requires_grad_(True)
@@ -54,7 +54,7 @@ def _working_copy(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _random_states(model: nn.Module, generator: torch.Generator) -> Iterator[None]:
+def random_states(model: nn.Module, generator: torch.Generator) -> Iterator[None]:
     """Global random numbers (of dropout, of augmentations in the batches) that follow the generator."""
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
