@@ -15,6 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .nn.compressed import Compressed, compressed_layers, key_of
 
+__all__ = ["broadcast_masks", "data_parallel", "reduce_scores"]
+
 
 def reduce_scores(scores: Mapping[str, Tensor], group: dist.ProcessGroup | None = None) -> dict[str, Tensor]:
     """The sum of all ranks' scores, the same on every rank: each has scored the same model on its own batches.

@@ -7,7 +7,7 @@ import sys
 import zlib
 from functools import cache
 from html.parser import HTMLParser
-from inspect import isfunction, ismodule
+from inspect import ismodule
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -84,9 +84,9 @@ def public_names():
     yield from (f"fbconv.nn.{name}" for name in fbconv.nn.__all__)
     yield from (f"fbconv.functional.{name}" for name in fbconv.functional.__all__)
     yield from (f"fbconv.dynamic.{name}" for name in fbconv.dynamic.__all__)
-    for name, found in vars(fbconv.distributed).items():
-        if isfunction(found) and found.__module__ == "fbconv.distributed" and not name.startswith("_"):
-            yield f"fbconv.distributed.{name}"
+    yield from (f"fbconv.distributed.{name}" for name in fbconv.distributed.__all__)
+    yield from (f"fbconv.interop.{name}" for name in fbconv.interop.__all__)
+    yield from (f"fbconv.scores.{name}" for name in fbconv.scores.__all__ if name not in ("SCORES", "score"))
 
 
 def test_every_public_name_is_in_the_reference(site):
