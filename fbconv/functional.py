@@ -7,14 +7,8 @@ came. Gradients are computed only for what requires them, in the shape in which 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import lru_cache
-from math import prod
+from collections.abc import Sequence
 from operator import index
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +18,7 @@ from ._dense_weights import dense_weight
 from ._ops import checks, ops
 from ._ops.call import call, differentiable
 from ._ops.checks import check_basis, composed_shape, conv_output_shape
+from ._plans import Decision, choose, recorded_decisions  # noqa: F401  (the decisions are for benches)
 from .pattern import SparsePattern
 
 _Pair = int | Sequence[int]
@@ -79,7 +74,7 @@ def sparse_conv2d(
     if backend == "auto":
         geometry = (pattern.shape, stride, padding, dilation, groups)
         training = differentiable(input, values, bias)
-        backend = _plan(planner.sparse_costs, op, input, geometry, pattern.nnz, training)
+        backend = choose(planner.sparse_costs, op, input, geometry, pattern.nnz, training)
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups)
     if backend == "dense":
         try:
@@ -148,7 +143,7 @@ def fb_conv2d(
         geometry = (tuple(weight_shape), stride, padding, dilation, groups)
         training = differentiable(input, basis, values, bias)
         costs = planner.filter_basis_costs if backend == "auto" else planner.order_costs
-        backend = _plan(costs, op, input, geometry, pattern.nnz, training, pattern.shape[-1])
+        backend = choose(costs, op, input, geometry, pattern.nnz, training, pattern.shape[-1])
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups, basis_axis)
     if backend in ("composed", "dense"):
         try:
@@ -209,7 +204,7 @@ def frozen_conv2d(
     if backend == "auto":
         geometry = (pattern.shape, stride, padding, dilation, groups)
         training = differentiable(input, values, bias)
-        backend = _plan(planner.frozen_costs, op, input, geometry, pattern.nnz, training)
+        backend = choose(planner.frozen_costs, op, input, geometry, pattern.nnz, training)
     args = (pattern.packed, stride, padding, dilation, groups)
     try:
         weight = _scattered(values, pattern, frozen, _layout(input, frozen))
@@ -248,7 +243,7 @@ def sparse_linear(
     _check_call(op, pattern, backend)
     if backend == "auto":
         training = differentiable(input, values, bias)
-        backend = _plan(planner.sparse_costs, op, input, (pattern.shape,), pattern.nnz, training)
+        backend = choose(planner.sparse_costs, op, input, (pattern.shape,), pattern.nnz, training)
     if backend == "dense":
         checks.check_sparse_linear(input, values, bias, pattern.packed, pattern.shape)
         return torch.nn.functional.linear(input, _scattered(values, pattern), bias)
@@ -292,7 +287,7 @@ def frozen_linear(
     _check_call(op, pattern, backend)
     if backend == "auto":
         training = differentiable(input, values, bias)
-        backend = _plan(planner.frozen_costs, op, input, (pattern.shape,), pattern.nnz, training)
+        backend = choose(planner.frozen_costs, op, input, (pattern.shape,), pattern.nnz, training)
     checks.check_frozen_linear(input, frozen, values, bias, pattern.packed)
     weight = _scattered(values, pattern, frozen)
     if backend == "dense":
@@ -406,68 +401,3 @@ def _check_call(op: str, pattern: SparsePattern, backend: str, *more_backends: s
     allowed = ("auto", "sparse", "dense", *more_backends)
     if backend not in allowed:
         raise ValueError(f"{op}: backend must be one of {', '.join(allowed)}, got {backend!r}")
-
-
-# A plan may not depend on a batch size that is still open while tracing.
-_BATCH_WHILE_TRACING = 32
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What "auto" chose for a layer: the cheapest backend by the planner's expected seconds."""
-
-    op: str
-    backend: str
-    costs: dict[str, float]
-
-
-_decisions: ContextVar[list[Decision] | None] = ContextVar("decisions", default=None)
-
-
-@contextmanager
-def recorded_decisions() -> Iterator[list[Decision]]:
-    """Collects what "auto" chooses inside the block, in the order of the calls."""
-    decisions: list[Decision] = []
-    token = _decisions.set(decisions)
-    try:
-        yield decisions
-    finally:
-        _decisions.reset(token)
-
-
-def _plan(costs: Callable[..., dict[str, float]], op: str, input: Tensor, geometry: tuple, *args: Any) -> str:
-    """The cheapest backend by ``costs`` (planner.py); arguments that do not fit together are refused here."""
-    device = input.device.type
-    plain = type(input) in (Tensor, torch.nn.Parameter)  # only others can have sizes that are still open
-    if torch.compiler.is_compiling() or not (plain or all(isinstance(size, int) for size in input.shape)):
-        shape = _layer_shape(op, (_BATCH_WHILE_TRACING, *input.shape[1:]), *geometry)
-        return planner.cheapest(costs(shape, device, *args))
-    decision = _remembered_decision(costs, op, input.shape, geometry, device, *args)
-    if (decisions := _decisions.get()) is not None:
-        decisions.append(decision)
-    return decision.backend
-
-
-@lru_cache(maxsize=4096)
-def _remembered_decision(
-    costs: Callable[..., dict[str, float]], op: str, input_shape: tuple, geometry: tuple, device: str, *args: Any
-) -> Decision:
-    seconds = costs(_layer_shape(op, input_shape, *geometry), device, *args)
-    return Decision(op, planner.cheapest(seconds), seconds)
-
-
-def _layer_shape(op: str, input_shape: Sequence[int], weight_shape: Sequence[int], *geometry) -> planner.ConvShape:
-    if not geometry:
-        return _linear_shape(op, input_shape, weight_shape)
-    batch, out_channels, height, width = conv_output_shape(op, input_shape, weight_shape, *geometry)
-    in_size, kernel = tuple(input_shape[2:]), tuple(weight_shape[2:])
-    return planner.ConvShape(batch, input_shape[1], out_channels, height, width, in_size, kernel, *geometry)
-
-
-def _linear_shape(op: str, input_shape: Sequence[int], weight_shape: Sequence[int]) -> planner.ConvShape:
-    """A linear layer as a convolution with the batch along the rows."""
-    checks.check_rank(op, "pattern.shape", weight_shape, 2, "(out, in)")
-    checks.check_features(op, "input", input_shape, weight_shape[1])
-    rows = prod(input_shape[:-1])
-    one, none = (1, 1), (0, 0)
-    return planner.ConvShape(1, weight_shape[1], weight_shape[0], rows, 1, (rows, 1), one, one, none, one, 1)
