@@ -51,6 +51,8 @@ def raw_calls(generator: torch.Generator, device: torch.device, dtype: torch.dty
         "fb_conv2d_grad_values": (grad, x, basis, mixing, *fb),
         "frozen_conv2d": (x, rand(*WEIGHT_SHAPE), values, bias, pattern, *GEOMETRY, GROUPS),
         "frozen_linear": (rows, rand(*LINEAR_SHAPE), entries, bias, matrix),
+        "dense_conv2d": (x, coefficients, None, basis, bias, mixing, *fb),
+        "dense_linear": (rows, entries, rand(*LINEAR_SHAPE), bias, matrix, LINEAR_SHAPE),
         "embed": (values, rand(*WEIGHT_SHAPE), pattern, WEIGHT_SHAPE),
         "gather": (rand(*WEIGHT_SHAPE), pattern),
     }
@@ -59,6 +61,8 @@ def raw_calls(generator: torch.Generator, device: torch.device, dtype: torch.dty
 DIFFERENTIABLE = ["sparse_conv2d", "sparse_linear", "fb_conv2d", "frozen_conv2d", "frozen_linear", "embed", "gather"]
 ALL = [
     *DIFFERENTIABLE,
+    "dense_conv2d",
+    "dense_linear",
     *(f"sparse_conv2d_grad_{of}" for of in ("input", "values")),
     *(f"sparse_linear_grad_{of}" for of in ("input", "values")),
     *(f"fb_conv2d_grad_{of}" for of in ("input", "basis", "values")),
