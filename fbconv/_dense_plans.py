@@ -102,38 +102,50 @@ def _one_operator(input: Tensor, *learned: Tensor | None) -> bool:
     return input.device.type == "cpu" and not torch.is_autocast_enabled("cpu")  # nothing is kept elsewhere
 
 
+def _check_conv2d(input, values, frozen, basis, bias, pattern, shape, *geometry: Any) -> list[int]:
+    """The output's shape; errors are in the name of the layer that the operator stands for."""
+    *conv, basis_axis = geometry
+    if basis is not None:
+        bases = basis[None] if basis.dim() == 3 else basis
+        return checks.check_fb_conv2d(input, bases, values, bias, pattern, shape, *conv, basis_axis)
+    if frozen is not None:
+        return checks.check_frozen_conv2d(input, frozen, values, bias, pattern, *conv)
+    return checks.check_sparse_conv2d(input, values, bias, pattern, shape, *conv)
+
+
+def _check_linear(input, values, frozen, bias, pattern, shape) -> list[int]:
+    if frozen is not None:
+        return checks.check_frozen_linear(input, frozen, values, bias, pattern)
+    return checks.check_sparse_linear(input, values, bias, pattern, shape)
+
+
 @impl("fbconv::dense_conv2d", "default")
-def _(input, values, frozen, basis, bias, pattern, shape, stride, padding, dilation, groups, basis_axis):
-    output = dense_conv2d(
-        input, values, SparsePattern(pattern, shape), bias, stride, padding, dilation, groups,
-        frozen=frozen, basis=basis, basis_axis=basis_axis,
-    )  # fmt: skip
+def _(input, values, frozen, basis, bias, pattern, shape, *geometry):
+    *conv, basis_axis = geometry
+    try:
+        about = {"frozen": frozen, "basis": basis, "basis_axis": basis_axis}
+        output = dense_conv2d(input, values, SparsePattern(pattern, shape), bias, *conv, **about)
+    except (RuntimeError, ValueError):
+        _check_conv2d(input, values, frozen, basis, bias, pattern, shape, *geometry)
+        raise
     return output.contiguous(memory_format=layout_of_weight(input, frozen))
 
 
 @register_fake("fbconv::dense_conv2d")
-def _(input, values, frozen, basis, bias, pattern, shape, stride, padding, dilation, groups, basis_axis):
-    fixed = (pattern, shape, stride, padding, dilation, groups)
-    if basis is not None:
-        bases = basis[None] if basis.dim() == 3 else basis
-        size = checks.check_fb_conv2d(input, bases, values, bias, *fixed, basis_axis)
-    elif frozen is not None:
-        size = checks.check_frozen_conv2d(input, frozen, values, bias, pattern, *fixed[2:])
-    else:
-        size = checks.check_sparse_conv2d(input, values, bias, *fixed)
+def _(input, values, frozen, basis, bias, pattern, shape, *geometry):
+    size = _check_conv2d(input, values, frozen, basis, bias, pattern, shape, *geometry)
     return input.new_empty(size).contiguous(memory_format=layout_of_weight(input, frozen))
 
 
 @impl("fbconv::dense_linear", "default")
 def _(input, values, frozen, bias, pattern, shape):
+    _check_linear(input, values, frozen, bias, pattern, shape)
     return dense_linear(input, values, SparsePattern(pattern, shape), bias, frozen)
 
 
 @register_fake("fbconv::dense_linear")
 def _(input, values, frozen, bias, pattern, shape):
-    if frozen is None:
-        return input.new_empty(checks.check_sparse_linear(input, values, bias, pattern, shape))
-    return input.new_empty(checks.check_frozen_linear(input, frozen, values, bias, pattern))
+    return input.new_empty(_check_linear(input, values, frozen, bias, pattern, shape))
 
 
 def _no_gradient(ctx: Any, grad: Tensor) -> NoReturn:

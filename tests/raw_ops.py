@@ -58,11 +58,10 @@ def raw_calls(generator: torch.Generator, device: torch.device, dtype: torch.dty
     }
 
 
+TRACED_INFERENCE = ["dense_conv2d", "dense_linear"]  # what layers on their dense plan become in a trace
 DIFFERENTIABLE = ["sparse_conv2d", "sparse_linear", "fb_conv2d", "frozen_conv2d", "frozen_linear", "embed", "gather"]
 ALL = [
     *DIFFERENTIABLE,
-    "dense_conv2d",
-    "dense_linear",
     *(f"sparse_conv2d_grad_{of}" for of in ("input", "values")),
     *(f"sparse_linear_grad_{of}" for of in ("input", "values")),
     *(f"fb_conv2d_grad_{of}" for of in ("input", "basis", "values")),

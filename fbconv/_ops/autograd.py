@@ -16,26 +16,34 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import register_autograd
+from torch.library import fallthrough_kernel
 
-from .call import call, functions
+from .call import call, differentiable, functions, kernels
 
 ops = torch.ops.fbconv
 
 
+_library = torch.library.Library("fbconv", "IMPL")
+
+
 def _register(name: str, setup: Callable[[Any, tuple, Tensor], None], backward: Callable[..., tuple]) -> None:
     """Gives an operator its gradients: in the dispatcher, for tracers, and as the Function of eager calls."""
-    register_autograd(f"fbconv::{name}", backward, setup_context=setup)
-    op = getattr(ops, name).default
+    op, kernel = (getattr(getattr(ops, name), overload) for overload in ("default", "kernel"))
 
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
-            output = op(*inputs)
+        output = kernel(*inputs)
         setup(ctx, inputs, output)
         return output
 
+    def dispatched(*inputs: Any) -> Tensor:
+        tensors = (each for each in inputs if isinstance(each, Tensor))
+        return functions[op].apply(*inputs) if differentiable(*tensors) else kernel(*inputs)
+
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     functions[op] = type(name, (torch.autograd.Function,), methods)
+    kernels[op] = kernel
+    _library.impl(name, dispatched, "Autograd")
+    _library.impl(f"{name}.kernel", fallthrough_kernel, "Autograd")
 
 
 @dataclass(frozen=True)
