@@ -7,30 +7,20 @@ the weight as an eager call does. A trace with gradients sees the parts: there, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.library import define, impl, register_autograd, register_fake
+from torch.library import define, impl, register_fake
 
 from ._composing import compose_filters
 from ._dense_weights import dense_weight
-from ._ops import checks, ops
+from ._ops import autograd, checks, ops
 from ._ops.call import differentiable
 from .pattern import SparsePattern
 
 _CONTIGUOUS = torch.contiguous_format
-
-define(
-    "fbconv::dense_conv2d",
-    "(Tensor input, Tensor values, Tensor? frozen, Tensor? basis, Tensor? bias, Tensor pattern, int[] shape, "
-    "int[] stride, int[] padding, int[] dilation, int groups, str basis_axis) -> Tensor",
-)
-define(
-    "fbconv::dense_linear",
-    "(Tensor input, Tensor values, Tensor? frozen, Tensor? bias, Tensor pattern, int[] shape) -> Tensor",
-)
 
 
 def dense_conv2d(
@@ -119,8 +109,7 @@ def _check_linear(input, values, frozen, bias, pattern, shape) -> list[int]:
     return checks.check_sparse_linear(input, values, bias, pattern, shape)
 
 
-@impl("fbconv::dense_conv2d", "default")
-def _(input, values, frozen, basis, bias, pattern, shape, *geometry):
+def _conv2d(input, values, frozen, basis, bias, pattern, shape, *geometry):
     *conv, basis_axis = geometry
     try:
         about = {"frozen": frozen, "basis": basis, "basis_axis": basis_axis}
@@ -131,21 +120,22 @@ def _(input, values, frozen, basis, bias, pattern, shape, *geometry):
     return output.contiguous(memory_format=layout_of_weight(input, frozen))
 
 
-@register_fake("fbconv::dense_conv2d")
-def _(input, values, frozen, basis, bias, pattern, shape, *geometry):
+def _fake_conv2d(input, values, frozen, basis, bias, pattern, shape, *geometry):
     size = _check_conv2d(input, values, frozen, basis, bias, pattern, shape, *geometry)
     return input.new_empty(size).contiguous(memory_format=layout_of_weight(input, frozen))
 
 
-@impl("fbconv::dense_linear", "default")
-def _(input, values, frozen, bias, pattern, shape):
+def _linear(input, values, frozen, bias, pattern, shape):
     _check_linear(input, values, frozen, bias, pattern, shape)
     return dense_linear(input, values, SparsePattern(pattern, shape), bias, frozen)
 
 
-@register_fake("fbconv::dense_linear")
-def _(input, values, frozen, bias, pattern, shape):
+def _fake_linear(input, values, frozen, bias, pattern, shape):
     return input.new_empty(_check_linear(input, values, frozen, bias, pattern, shape))
+
+
+def _save_nothing(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
+    pass
 
 
 def _no_gradient(ctx: Any, grad: Tensor) -> NoReturn:
@@ -154,9 +144,24 @@ def _no_gradient(ctx: Any, grad: Tensor) -> NoReturn:
     )
 
 
-def _save_nothing(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
-    pass
+def _register(name: str, signature: str, kernel: Callable[..., Tensor], fake: Callable[..., Tensor]) -> None:
+    for overload in ("", ".kernel"):
+        define(f"fbconv::{name}{overload}", signature)
+        impl(f"fbconv::{name}{overload}", "default", kernel)
+        register_fake(f"fbconv::{name}{overload}", fake)
+    autograd.register(name, _save_nothing, _no_gradient)
 
 
-for _name in ("dense_conv2d", "dense_linear"):
-    register_autograd(f"fbconv::{_name}", _no_gradient, setup_context=_save_nothing)
+_register(
+    "dense_conv2d",
+    "(Tensor input, Tensor values, Tensor? frozen, Tensor? basis, Tensor? bias, Tensor pattern, int[] shape, "
+    "int[] stride, int[] padding, int[] dilation, int groups, str basis_axis) -> Tensor",
+    _conv2d,
+    _fake_conv2d,
+)
+_register(
+    "dense_linear",
+    "(Tensor input, Tensor values, Tensor? frozen, Tensor? bias, Tensor pattern, int[] shape) -> Tensor",
+    _linear,
+    _fake_linear,
+)

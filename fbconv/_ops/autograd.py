@@ -26,7 +26,7 @@ ops = torch.ops.fbconv
 _library = torch.library.Library("fbconv", "IMPL")
 
 
-def _register(name: str, setup: Callable[[Any, tuple, Tensor], None], backward: Callable[..., tuple]) -> None:
+def register(name: str, setup: Callable[[Any, tuple, Tensor], None], backward: Callable[..., tuple]) -> None:
     """Gives an operator its gradients: in the dispatcher, for tracers, and as the Function of eager calls."""
     op, kernel = (getattr(getattr(ops, name), overload) for overload in ("default", "kernel"))
 
@@ -80,7 +80,7 @@ class Form:
             gradients = [self._gradient(name, slots, given) if need else None for name, need in needs]
             return (*gradients, None, *[None] * len(fixed))
 
-        _register(op, setup, backward)
+        register(op, setup, backward)
 
     def _gradient(self, name: str, tensors: Mapping[str, Tensor], fixed: Mapping[str, Any]) -> Tensor:
         if name == "bias":
@@ -201,8 +201,8 @@ def _frozen_linear_backward(ctx: Any, grad: Tensor) -> tuple:
     return grad @ weight if need_input else None, None, grad_values, grad_bias, None
 
 
-_register("frozen_conv2d", _setup_frozen, _frozen_conv2d_backward)
-_register("frozen_linear", _setup_frozen, _frozen_linear_backward)
+register("frozen_conv2d", _setup_frozen, _frozen_conv2d_backward)
+register("frozen_linear", _setup_frozen, _frozen_linear_backward)
 
 # embed and gather are each other's gradient.
 
@@ -238,5 +238,5 @@ def _gather_backward(ctx: Any, grad: Tensor) -> tuple:
     return _embedded(grad, pattern, ctx.shape), None
 
 
-_register("embed", _setup_embed, _embed_backward)
-_register("gather", _setup_gather, _gather_backward)
+register("embed", _setup_embed, _embed_backward)
+register("gather", _setup_gather, _gather_backward)
