@@ -7,27 +7,22 @@ came. Gradients are computed only for what requires them, in the shape in which 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import lru_cache
-from math import prod
+from collections.abc import Sequence
 from operator import index
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import planner
-from ._dense_weights import dense_weight
+from ._composing import bases_of_channels, compose_filters  # noqa: F401
+from ._dense_plans import dense_conv2d, dense_linear, layout_of_weight, scattered
 from ._ops import checks, ops
 from ._ops.call import call, differentiable
-from ._ops.checks import check_basis, composed_shape, conv_output_shape
+from ._ops.checks import composed_shape, conv_output_shape
+from ._plans import Decision, choose, recorded_decisions  # noqa: F401  (the decisions are for benches)
 from .pattern import SparsePattern
 
 _Pair = int | Sequence[int]
-_CONTIGUOUS = torch.contiguous_format
 
 __all__ = ["compose_filters", "fb_conv2d", "frozen_conv2d", "frozen_linear", "sparse_conv2d", "sparse_linear"]
 
@@ -79,12 +74,11 @@ def sparse_conv2d(
     if backend == "auto":
         geometry = (pattern.shape, stride, padding, dilation, groups)
         training = differentiable(input, values, bias)
-        backend = _plan(planner.sparse_costs, op, input, geometry, pattern.nnz, training)
+        backend = choose(planner.sparse_costs, op, input, geometry, pattern.nnz, training)
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups)
     if backend == "dense":
         try:
-            weight = _scattered(values, pattern, layout=_layout(input))
-            return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+            return dense_conv2d(input, values, pattern, bias, stride, padding, dilation, groups)
         except RuntimeError:  # torch's words do not name our arguments, and checks before it would cost more than it
             checks.check_sparse_conv2d(input, values, bias, *args)
             raise
@@ -148,12 +142,12 @@ def fb_conv2d(
         geometry = (tuple(weight_shape), stride, padding, dilation, groups)
         training = differentiable(input, basis, values, bias)
         costs = planner.filter_basis_costs if backend == "auto" else planner.order_costs
-        backend = _plan(costs, op, input, geometry, pattern.nnz, training, pattern.shape[-1])
+        backend = choose(costs, op, input, geometry, pattern.nnz, training, pattern.shape[-1])
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups, basis_axis)
     if backend in ("composed", "dense"):
         try:
-            weight = _composed(values, pattern, basis, groups, basis_axis, _layout(input))
-            return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+            geometry = (stride, padding, dilation, groups)
+            return dense_conv2d(input, values, pattern, bias, *geometry, basis=basis, basis_axis=basis_axis)
         except RuntimeError:
             checks.check_fb_conv2d(input, bases, values, bias, *args)
             raise
@@ -209,12 +203,12 @@ def frozen_conv2d(
     if backend == "auto":
         geometry = (pattern.shape, stride, padding, dilation, groups)
         training = differentiable(input, values, bias)
-        backend = _plan(planner.frozen_costs, op, input, geometry, pattern.nnz, training)
+        backend = choose(planner.frozen_costs, op, input, geometry, pattern.nnz, training)
     args = (pattern.packed, stride, padding, dilation, groups)
     try:
-        weight = _scattered(values, pattern, frozen, _layout(input, frozen))
         if backend == "dense":
-            return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+            return dense_conv2d(input, values, pattern, bias, stride, padding, dilation, groups, frozen=frozen)
+        weight = scattered(values, pattern, frozen, layout_of_weight(input, frozen))
         return call(ops.frozen_conv2d.default, (input, weight, values, bias), args)
     except RuntimeError:
         checks.check_frozen_conv2d(input, frozen, values, bias, *args)
@@ -248,10 +242,10 @@ def sparse_linear(
     _check_call(op, pattern, backend)
     if backend == "auto":
         training = differentiable(input, values, bias)
-        backend = _plan(planner.sparse_costs, op, input, (pattern.shape,), pattern.nnz, training)
+        backend = choose(planner.sparse_costs, op, input, (pattern.shape,), pattern.nnz, training)
     if backend == "dense":
         checks.check_sparse_linear(input, values, bias, pattern.packed, pattern.shape)
-        return torch.nn.functional.linear(input, _scattered(values, pattern), bias)
+        return dense_linear(input, values, pattern, bias)
     return call(ops.sparse_linear.default, (input, values, bias), (pattern.packed, pattern.shape))
 
 
@@ -292,15 +286,15 @@ def frozen_linear(
     _check_call(op, pattern, backend)
     if backend == "auto":
         training = differentiable(input, values, bias)
-        backend = _plan(planner.frozen_costs, op, input, (pattern.shape,), pattern.nnz, training)
+        backend = choose(planner.frozen_costs, op, input, (pattern.shape,), pattern.nnz, training)
     checks.check_frozen_linear(input, frozen, values, bias, pattern.packed)
-    weight = _scattered(values, pattern, frozen)
     if backend == "dense":
-        return torch.nn.functional.linear(input, weight, bias)
+        return dense_linear(input, values, pattern, bias, frozen)
+    weight = scattered(values, pattern, frozen)
     return call(ops.frozen_linear.default, (input, weight, values, bias), (pattern.packed,))
 
 
-def dense_conv2d(
+def checked_conv2d(
     op: str,
     input: Tensor,
     weight: Tensor,
@@ -315,73 +309,6 @@ def dense_conv2d(
     shape = input.shape if input.dim() == 4 else (1, *input.shape)
     conv_output_shape(op, shape, weight.shape, stride, padding, dilation, groups)
     return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-
-
-def compose_filters(coefficients: Tensor, basis: Tensor, *, groups: int = 1, basis_axis: str = "in") -> Tensor:
-    """The spatial filters of a filter-basis layer.
-
-    Args:
-        coefficients: dense ``(C_out, C_in / groups, n_elements)``.
-        basis: ``(n_bases, n_elements, KH, KW)``.
-        groups, basis_axis: as in :func:`fb_conv2d`.
-
-    Returns:
-        ``(C_out, C_in / groups, KH, KW)``; differentiable in both.
-
-    Example:
-        >>> compose_filters(torch.randn(8, 4, 9), torch.randn(1, 9, 3, 3)).shape
-        torch.Size([8, 4, 3, 3])
-    """
-    composed_shape("fb_conv2d", basis.shape, coefficients.shape)
-    bases = bases_of_channels(basis, coefficients.shape, groups, basis_axis)
-    if basis.shape[0] == 1:  # one product instead of one for every filter
-        return (coefficients @ basis[0].flatten(-2)).unflatten(-1, basis.shape[-2:])
-    return (coefficients[..., None, :] @ bases.flatten(-2))[..., 0, :].unflatten(-1, basis.shape[-2:])
-
-
-def bases_of_channels(basis: Tensor, weight_shape: Sequence[int], groups: int, basis_axis: str) -> Tensor:
-    """The basis that each (output, input) channel pair uses, broadcastable to
-    ``(C_out, C_in / groups, n_elements, KH, KW)``."""
-    if basis.dim() != 4:
-        raise RuntimeError(f"fb_conv2d: basis must have 4 dimensions (n_bases, n_elements, KH, KW), got {basis.dim()}")
-    out_channels, group_inputs = weight_shape[:2]
-    check_basis("fb_conv2d", basis.shape, group_inputs * groups, out_channels, basis_axis)
-    if basis.shape[0] == 1:
-        return basis[None]
-    if basis_axis == "out":
-        return basis.repeat_interleave(out_channels // basis.shape[0], dim=0)[:, None]
-    per_input = basis.repeat_interleave(group_inputs * groups // basis.shape[0], dim=0)
-    return per_input.unflatten(0, (groups, group_inputs)).repeat_interleave(out_channels // groups, dim=0)
-
-
-def _scattered(
-    values: Tensor, pattern: SparsePattern, frozen: Tensor | None = None, layout: torch.memory_format = _CONTIGUOUS
-) -> Tensor:
-    def scatter() -> Tensor:
-        return pattern.scatter(values, None if frozen is None else frozen.detach()).to(memory_format=layout)
-
-    return dense_weight(scatter, (values,), (pattern.packed, frozen), pattern.shape, layout)
-
-
-def _composed(
-    values: Tensor, pattern: SparsePattern, basis: Tensor, groups: int, basis_axis: str, layout: torch.memory_format
-) -> Tensor:
-    def compose() -> Tensor:
-        bases = basis[None] if basis.dim() == 3 else basis
-        weight = compose_filters(pattern.scatter(values), bases, groups=groups, basis_axis=basis_axis)
-        return weight.to(memory_format=layout)
-
-    return dense_weight(compose, (values, basis), (pattern.packed,), pattern.shape, groups, basis_axis, layout)
-
-
-def _layout(*tensors: Tensor | None) -> torch.memory_format:
-    """Of the weight: as torch's convolution does, channels_last as soon as one of the tensors is."""
-    return torch.channels_last if any(map(_is_channels_last, tensors)) else _CONTIGUOUS
-
-
-def _is_channels_last(t: Tensor | None) -> bool:
-    # Of single pixels, or taps, both formats have the same bits in the same order.
-    return t is not None and t.dim() == 4 and t.stride(1) == 1 and t.shape[2:] != (1, 1)
 
 
 def _pairs(op: str, stride: _Pair, padding: _Pair, dilation: _Pair) -> tuple[tuple[int, int], ...]:
@@ -406,68 +333,3 @@ def _check_call(op: str, pattern: SparsePattern, backend: str, *more_backends: s
     allowed = ("auto", "sparse", "dense", *more_backends)
     if backend not in allowed:
         raise ValueError(f"{op}: backend must be one of {', '.join(allowed)}, got {backend!r}")
-
-
-# A plan may not depend on a batch size that is still open while tracing.
-_BATCH_WHILE_TRACING = 32
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What "auto" chose for a layer: the cheapest backend by the planner's expected seconds."""
-
-    op: str
-    backend: str
-    costs: dict[str, float]
-
-
-_decisions: ContextVar[list[Decision] | None] = ContextVar("decisions", default=None)
-
-
-@contextmanager
-def recorded_decisions() -> Iterator[list[Decision]]:
-    """Collects what "auto" chooses inside the block, in the order of the calls."""
-    decisions: list[Decision] = []
-    token = _decisions.set(decisions)
-    try:
-        yield decisions
-    finally:
-        _decisions.reset(token)
-
-
-def _plan(costs: Callable[..., dict[str, float]], op: str, input: Tensor, geometry: tuple, *args: Any) -> str:
-    """The cheapest backend by ``costs`` (planner.py); arguments that do not fit together are refused here."""
-    device = input.device.type
-    plain = type(input) in (Tensor, torch.nn.Parameter)  # only others can have sizes that are still open
-    if torch.compiler.is_compiling() or not (plain or all(isinstance(size, int) for size in input.shape)):
-        shape = _layer_shape(op, (_BATCH_WHILE_TRACING, *input.shape[1:]), *geometry)
-        return planner.cheapest(costs(shape, device, *args))
-    decision = _remembered_decision(costs, op, input.shape, geometry, device, *args)
-    if (decisions := _decisions.get()) is not None:
-        decisions.append(decision)
-    return decision.backend
-
-
-@lru_cache(maxsize=4096)
-def _remembered_decision(
-    costs: Callable[..., dict[str, float]], op: str, input_shape: tuple, geometry: tuple, device: str, *args: Any
-) -> Decision:
-    seconds = costs(_layer_shape(op, input_shape, *geometry), device, *args)
-    return Decision(op, planner.cheapest(seconds), seconds)
-
-
-def _layer_shape(op: str, input_shape: Sequence[int], weight_shape: Sequence[int], *geometry) -> planner.ConvShape:
-    if not geometry:
-        return _linear_shape(op, input_shape, weight_shape)
-    batch, out_channels, height, width = conv_output_shape(op, input_shape, weight_shape, *geometry)
-    in_size, kernel = tuple(input_shape[2:]), tuple(weight_shape[2:])
-    return planner.ConvShape(batch, input_shape[1], out_channels, height, width, in_size, kernel, *geometry)
-
-
-def _linear_shape(op: str, input_shape: Sequence[int], weight_shape: Sequence[int]) -> planner.ConvShape:
-    """A linear layer as a convolution with the batch along the rows."""
-    checks.check_rank(op, "pattern.shape", weight_shape, 2, "(out, in)")
-    checks.check_features(op, "input", input_shape, weight_shape[1])
-    rows = prod(input_shape[:-1])
-    one, none = (1, 1), (0, 0)
-    return planner.ConvShape(1, weight_shape[1], weight_shape[0], rows, 1, (rows, 1), one, one, none, one, 1)

@@ -12,8 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
-
 from . import _C
 
 
@@ -99,14 +97,10 @@ def _dense_cost(shape: ConvShape, rates: _DenseRates) -> float:
     return rates.call + working + shape.weights * rates.weight + shape.elements * rates.element
 
 
-# Tracing cannot look into compiled code, but may take what it says of constant sizes for granted.
-_effort = torch.compiler.assume_constant_result(lambda *sizes: _C.effort(*sizes))
-
-
 def _sparse_cost(shape: ConvShape, entries: float, rates: dict[str, _SparseRates]) -> float:
     if min(shape.batch, shape.height, shape.width) < 1:
         return rates["packed"].call
-    kind, *efforts = _effort(
+    kind, *efforts = _C.effort(
         shape.batch,
         (shape.in_channels, shape.out_channels),
         shape.in_size,

@@ -51,11 +51,14 @@ def raw_calls(generator: torch.Generator, device: torch.device, dtype: torch.dty
         "fb_conv2d_grad_values": (grad, x, basis, mixing, *fb),
         "frozen_conv2d": (x, rand(*WEIGHT_SHAPE), values, bias, pattern, *GEOMETRY, GROUPS),
         "frozen_linear": (rows, rand(*LINEAR_SHAPE), entries, bias, matrix),
+        "dense_conv2d": (x, coefficients, None, basis, bias, mixing, *fb),
+        "dense_linear": (rows, entries, rand(*LINEAR_SHAPE), bias, matrix, LINEAR_SHAPE),
         "embed": (values, rand(*WEIGHT_SHAPE), pattern, WEIGHT_SHAPE),
         "gather": (rand(*WEIGHT_SHAPE), pattern),
     }
 
 
+TRACED_INFERENCE = ["dense_conv2d", "dense_linear"]  # what layers on their dense plan become in a trace
 DIFFERENTIABLE = ["sparse_conv2d", "sparse_linear", "fb_conv2d", "frozen_conv2d", "frozen_linear", "embed", "gather"]
 ALL = [
     *DIFFERENTIABLE,

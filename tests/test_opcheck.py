@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from raw_ops import ALL, DIFFERENTIABLE, op, raw_calls
+from raw_ops import ALL, DIFFERENTIABLE, TRACED_INFERENCE, op, raw_calls
 
 import fbconv  # noqa: F401  registers the operators
 
@@ -10,10 +10,10 @@ import fbconv  # noqa: F401  registers the operators
 def test_every_registered_operator_is_checked():
     schemas = torch._C._jit_get_all_schemas()
     registered = {schema.name.removeprefix("fbconv::") for schema in schemas if schema.name.startswith("fbconv::")}
-    assert registered == set(ALL)
+    assert registered == {*ALL, *TRACED_INFERENCE}
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [*ALL, *TRACED_INFERENCE])
 def test_opcheck(name, dtype, device, generator):
     torch.library.opcheck(op(name), raw_calls(generator, device, dtype)[name])
 
@@ -33,6 +33,14 @@ def test_opcheck_with_gradients(name, device, generator):
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_opcheck_without_autograd(name, device, generator):
+    kernel = op(name).overloadpacket.kernel
+    args = raw_calls(generator, device)[name]
+    torch.library.opcheck(kernel, args, test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"))
+    assert torch.equal(kernel(*args), op(name)(*args))
+
+
+@pytest.mark.parametrize("name", [*ALL, *TRACED_INFERENCE])
 def test_meta_matches_the_kernel(name, device, generator):
     args = raw_calls(generator, device)[name]
     real = op(name)(*args)

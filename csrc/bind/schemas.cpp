@@ -3,49 +3,61 @@
 // dense convolution: only their weight gradient is ours.
 #include <torch/csrc/stable/library.h>
 
+#include <string>
+
+namespace {
+
+// Each operator twice: the overload `kernel` is the same without autograd, whose registration is in
+// Python and doubles the cost of a small call.  Autograd itself and compiled graphs call that one.
+void define(torch::stable::detail::StableLibrary& m, const std::string& name,
+            const std::string& signature) {
+  m.def((name + signature).c_str());
+  m.def((name + ".kernel" + signature).c_str());
+}
+
+}  // namespace
+
 STABLE_TORCH_LIBRARY(fbconv, m) {
-  m.def(
-      "sparse_conv2d(Tensor input, Tensor values, Tensor? bias, Tensor pattern, int[] "
-      "weight_shape, "
-      "int[] stride, int[] padding, int[] dilation, int groups) -> Tensor");
-  m.def(
-      "sparse_conv2d_grad_input(Tensor grad, Tensor values, Tensor pattern, SymInt[] input_shape, "
-      "int[] weight_shape, int[] stride, int[] padding, int[] dilation, int groups) -> Tensor");
-  m.def(
-      "sparse_conv2d_grad_values(Tensor grad, Tensor input, Tensor pattern, int[] weight_shape, "
-      "int[] stride, int[] padding, int[] dilation, int groups) -> Tensor");
-  m.def(
-      "sparse_linear(Tensor input, Tensor values, Tensor? bias, Tensor pattern, "
-      "int[] weight_shape) -> Tensor");
-  m.def(
-      "sparse_linear_grad_input(Tensor grad, Tensor values, Tensor pattern, "
-      "int[] weight_shape) -> Tensor");
-  m.def(
-      "sparse_linear_grad_values(Tensor grad, Tensor input, Tensor pattern, "
-      "int[] weight_shape) -> Tensor");
-  m.def(
-      "fb_conv2d(Tensor input, Tensor basis, Tensor values, Tensor? bias, Tensor pattern, "
-      "int[] coefficient_shape, int[] stride, int[] padding, int[] dilation, int groups, "
-      "str basis_axis, str order) -> Tensor");
-  m.def(
-      "fb_conv2d_grad_input(Tensor grad, Tensor basis, Tensor values, Tensor pattern, "
-      "SymInt[] input_shape, int[] coefficient_shape, int[] stride, int[] padding, int[] dilation, "
-      "int groups, str basis_axis) -> Tensor");
-  m.def(
-      "fb_conv2d_grad_basis(Tensor grad, Tensor input, Tensor values, Tensor pattern, "
-      "int[] basis_shape, int[] coefficient_shape, int[] stride, int[] padding, int[] dilation, "
-      "int groups, "
-      "str basis_axis) -> Tensor");
-  m.def(
-      "fb_conv2d_grad_values(Tensor grad, Tensor input, Tensor basis, Tensor pattern, "
-      "int[] coefficient_shape, int[] stride, int[] padding, int[] dilation, int groups, "
-      "str basis_axis) -> Tensor");
-  m.def(
-      "frozen_conv2d(Tensor input, Tensor weight, Tensor values, Tensor? bias, Tensor pattern, "
-      "int[] stride, int[] padding, int[] dilation, int groups) -> Tensor");
-  m.def(
-      "frozen_linear(Tensor input, Tensor weight, Tensor values, Tensor? bias, "
-      "Tensor pattern) -> Tensor");
-  m.def("embed(Tensor values, Tensor? frozen, Tensor pattern, int[] shape) -> Tensor");
-  m.def("gather(Tensor dense, Tensor pattern) -> Tensor");
+  define(m, "sparse_conv2d",
+         "(Tensor input, Tensor values, Tensor? bias, Tensor pattern, int[] "
+         "weight_shape, int[] stride, int[] padding, int[] dilation, int groups) -> "
+         "Tensor");
+  define(m, "sparse_conv2d_grad_input",
+         "(Tensor grad, Tensor values, Tensor pattern, SymInt[] input_shape, int[] "
+         "weight_shape, int[] stride, int[] padding, int[] dilation, int groups) -> "
+         "Tensor");
+  define(m, "sparse_conv2d_grad_values",
+         "(Tensor grad, Tensor input, Tensor pattern, int[] weight_shape, int[] stride, "
+         "int[] padding, int[] dilation, int groups) -> Tensor");
+  define(m, "sparse_linear",
+         "(Tensor input, Tensor values, Tensor? bias, Tensor pattern, int[] "
+         "weight_shape) -> Tensor");
+  define(m, "sparse_linear_grad_input",
+         "(Tensor grad, Tensor values, Tensor pattern, int[] weight_shape) -> Tensor");
+  define(m, "sparse_linear_grad_values",
+         "(Tensor grad, Tensor input, Tensor pattern, int[] weight_shape) -> Tensor");
+  define(m, "fb_conv2d",
+         "(Tensor input, Tensor basis, Tensor values, Tensor? bias, Tensor pattern, "
+         "int[] coefficient_shape, int[] stride, int[] padding, int[] dilation, int "
+         "groups, str basis_axis, str order) -> Tensor");
+  define(m, "fb_conv2d_grad_input",
+         "(Tensor grad, Tensor basis, Tensor values, Tensor pattern, SymInt[] "
+         "input_shape, int[] coefficient_shape, int[] stride, int[] padding, int[] "
+         "dilation, int groups, str basis_axis) -> Tensor");
+  define(m, "fb_conv2d_grad_basis",
+         "(Tensor grad, Tensor input, Tensor values, Tensor pattern, int[] basis_shape, "
+         "int[] coefficient_shape, int[] stride, int[] padding, int[] dilation, int "
+         "groups, str basis_axis) -> Tensor");
+  define(m, "fb_conv2d_grad_values",
+         "(Tensor grad, Tensor input, Tensor basis, Tensor pattern, int[] "
+         "coefficient_shape, int[] stride, int[] padding, int[] dilation, int groups, "
+         "str basis_axis) -> Tensor");
+  define(m, "frozen_conv2d",
+         "(Tensor input, Tensor weight, Tensor values, Tensor? bias, Tensor pattern, "
+         "int[] stride, int[] padding, int[] dilation, int groups) -> Tensor");
+  define(m, "frozen_linear",
+         "(Tensor input, Tensor weight, Tensor values, Tensor? bias, Tensor pattern) -> "
+         "Tensor");
+  define(m, "embed", "(Tensor values, Tensor? frozen, Tensor pattern, int[] shape) -> Tensor");
+  define(m, "gather", "(Tensor dense, Tensor pattern) -> Tensor");
 }

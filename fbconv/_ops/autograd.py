@@ -16,26 +16,34 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import register_autograd
+from torch.library import fallthrough_kernel
 
-from .call import call, functions
+from .call import call, differentiable, functions, kernels
 
 ops = torch.ops.fbconv
 
 
-def _register(name: str, setup: Callable[[Any, tuple, Tensor], None], backward: Callable[..., tuple]) -> None:
+_library = torch.library.Library("fbconv", "IMPL")
+
+
+def register(name: str, setup: Callable[[Any, tuple, Tensor], None], backward: Callable[..., tuple]) -> None:
     """Gives an operator its gradients: in the dispatcher, for tracers, and as the Function of eager calls."""
-    register_autograd(f"fbconv::{name}", backward, setup_context=setup)
-    op = getattr(ops, name).default
+    op, kernel = (getattr(getattr(ops, name), overload) for overload in ("default", "kernel"))
 
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
-            output = op(*inputs)
+        output = kernel(*inputs)
         setup(ctx, inputs, output)
         return output
 
+    def dispatched(*inputs: Any) -> Tensor:
+        tensors = (each for each in inputs if isinstance(each, Tensor))
+        return functions[op].apply(*inputs) if differentiable(*tensors) else kernel(*inputs)
+
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     functions[op] = type(name, (torch.autograd.Function,), methods)
+    kernels[op] = kernel
+    _library.impl(name, dispatched, "Autograd")
+    _library.impl(f"{name}.kernel", fallthrough_kernel, "Autograd")
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class Form:
             gradients = [self._gradient(name, slots, given) if need else None for name, need in needs]
             return (*gradients, None, *[None] * len(fixed))
 
-        _register(op, setup, backward)
+        register(op, setup, backward)
 
     def _gradient(self, name: str, tensors: Mapping[str, Tensor], fixed: Mapping[str, Any]) -> Tensor:
         if name == "bias":
@@ -193,8 +201,8 @@ def _frozen_linear_backward(ctx: Any, grad: Tensor) -> tuple:
     return grad @ weight if need_input else None, None, grad_values, grad_bias, None
 
 
-_register("frozen_conv2d", _setup_frozen, _frozen_conv2d_backward)
-_register("frozen_linear", _setup_frozen, _frozen_linear_backward)
+register("frozen_conv2d", _setup_frozen, _frozen_conv2d_backward)
+register("frozen_linear", _setup_frozen, _frozen_linear_backward)
 
 # embed and gather are each other's gradient.
 
@@ -230,5 +238,5 @@ def _gather_backward(ctx: Any, grad: Tensor) -> tuple:
     return _embedded(grad, pattern, ctx.shape), None
 
 
-_register("embed", _setup_embed, _embed_backward)
-_register("gather", _setup_gather, _gather_backward)
+register("embed", _setup_embed, _embed_backward)
+register("gather", _setup_gather, _gather_backward)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.library import register_fake
 
 from . import checks
 from .checks import (
@@ -21,6 +20,19 @@ from .checks import (
     conv_output_shape,
 )
 
+_Fake = Callable[..., Tensor]
+
+
+def _fake(name: str) -> Callable[[_Fake], _Fake]:
+    """Registers a fake kernel for both overloads of an operator."""
+
+    def register(fake: _Fake) -> _Fake:
+        for overload in ("", ".kernel"):
+            torch.library.register_fake(f"fbconv::{name}{overload}", fake)
+        return fake
+
+    return register
+
 
 def _new_map(like: Tensor, shape: Sequence[int]) -> Tensor:
     """An output map in its input's memory format, as the kernels allocate it."""
@@ -34,13 +46,13 @@ def _is_channels_last(tensor: Tensor) -> bool:
     return tensor.stride()[1:] == (1, channels * width, channels)
 
 
-@register_fake("fbconv::sparse_conv2d")
+@_fake("sparse_conv2d")
 def _(input, values, bias, pattern, weight_shape, stride, padding, dilation, groups):
     geometry = (stride, padding, dilation, groups)
     return _new_map(input, checks.check_sparse_conv2d(input, values, bias, pattern, weight_shape, *geometry))
 
 
-@register_fake("fbconv::sparse_conv2d_grad_input")
+@_fake("sparse_conv2d_grad_input")
 def _(grad, values, pattern, input_shape, weight_shape, stride, padding, dilation, groups):
     op = "sparse_conv2d_grad_input"
     check_floating(op, "grad", grad)
@@ -49,7 +61,7 @@ def _(grad, values, pattern, input_shape, weight_shape, stride, padding, dilatio
     return _new_map(grad, input_shape)
 
 
-@register_fake("fbconv::sparse_conv2d_grad_values")
+@_fake("sparse_conv2d_grad_values")
 def _(grad, input, pattern, weight_shape, stride, padding, dilation, groups):
     op = "sparse_conv2d_grad_values"
     check_floating(op, "grad", grad)
@@ -58,12 +70,12 @@ def _(grad, input, pattern, weight_shape, stride, padding, dilation, groups):
     return grad.new_empty(check_pattern(op, pattern, grad, "grad", weight_shape))
 
 
-@register_fake("fbconv::sparse_linear")
+@_fake("sparse_linear")
 def _(input, values, bias, pattern, weight_shape):
     return input.new_empty(checks.check_sparse_linear(input, values, bias, pattern, weight_shape))
 
 
-@register_fake("fbconv::sparse_linear_grad_input")
+@_fake("sparse_linear_grad_input")
 def _(grad, values, pattern, weight_shape):
     op = "sparse_linear_grad_input"
     check_floating(op, "grad", grad)
@@ -73,7 +85,7 @@ def _(grad, values, pattern, weight_shape):
     return grad.new_empty([*grad.shape[:-1], weight_shape[1]])
 
 
-@register_fake("fbconv::sparse_linear_grad_values")
+@_fake("sparse_linear_grad_values")
 def _(grad, input, pattern, weight_shape):
     op = "sparse_linear_grad_values"
     check_floating(op, "grad", grad)
@@ -93,7 +105,7 @@ def _check_fb(op, first, first_name, input_shape, basis_shape, pattern, coeffici
     return shape, check_pattern(op, pattern, first, first_name, coefficient_shape)
 
 
-@register_fake("fbconv::fb_conv2d")
+@_fake("fb_conv2d")
 def _(input, basis, values, bias, pattern, coefficient_shape, stride, padding, dilation, groups, basis_axis, order):
     geometry = (stride, padding, dilation, groups)
     shape = checks.check_fb_conv2d(input, basis, values, bias, pattern, coefficient_shape, *geometry, basis_axis)
@@ -102,7 +114,7 @@ def _(input, basis, values, bias, pattern, coefficient_shape, stride, padding, d
     return _new_map(input, shape)
 
 
-@register_fake("fbconv::fb_conv2d_grad_input")
+@_fake("fb_conv2d_grad_input")
 def _(grad, basis, values, pattern, input_shape, coefficient_shape, stride, padding, dilation, groups, basis_axis):
     op, geometry = "fb_conv2d_grad_input", (stride, padding, dilation, groups)
     shape, nnz = _check_fb(op, grad, "grad", input_shape, basis.shape, pattern, coefficient_shape, geometry, basis_axis)
@@ -112,7 +124,7 @@ def _(grad, basis, values, pattern, input_shape, coefficient_shape, stride, padd
     return _new_map(grad, input_shape)
 
 
-@register_fake("fbconv::fb_conv2d_grad_basis")
+@_fake("fb_conv2d_grad_basis")
 def _(grad, input, values, pattern, basis_shape, coefficient_shape, stride, padding, dilation, groups, basis_axis):
     op, geometry = "fb_conv2d_grad_basis", (stride, padding, dilation, groups)
     shape, nnz = _check_fb(op, grad, "grad", input.shape, basis_shape, pattern, coefficient_shape, geometry, basis_axis)
@@ -122,7 +134,7 @@ def _(grad, input, values, pattern, basis_shape, coefficient_shape, stride, padd
     return grad.new_empty(basis_shape)
 
 
-@register_fake("fbconv::fb_conv2d_grad_values")
+@_fake("fb_conv2d_grad_values")
 def _(grad, input, basis, pattern, coefficient_shape, stride, padding, dilation, groups, basis_axis):
     op, geometry = "fb_conv2d_grad_values", (stride, padding, dilation, groups)
     shape, nnz = _check_fb(op, grad, "grad", input.shape, basis.shape, pattern, coefficient_shape, geometry, basis_axis)
@@ -132,7 +144,7 @@ def _(grad, input, basis, pattern, coefficient_shape, stride, padding, dilation,
     return grad.new_empty(nnz)
 
 
-@register_fake("fbconv::embed")
+@_fake("embed")
 def _(values, frozen, pattern, shape):
     op = "embed"
     check_floating(op, "values", values)
@@ -143,7 +155,7 @@ def _(values, frozen, pattern, shape):
     return values.new_empty(shape)
 
 
-@register_fake("fbconv::gather")
+@_fake("gather")
 def _(dense, pattern):
     op = "gather"
     check_floating(op, "dense", dense)

@@ -8,17 +8,17 @@ from torch.library import impl, register_fake
 from .checks import check_frozen_conv2d, check_frozen_linear
 
 
-@impl("fbconv::frozen_conv2d", "default")
 def _frozen_conv2d(input, weight, values, bias, pattern, stride, padding, dilation, groups):
     check_frozen_conv2d(input, weight, values, bias, pattern, stride, padding, dilation, groups)
     return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 
-@impl("fbconv::frozen_linear", "default")
 def _frozen_linear(input, weight, values, bias, pattern):
     check_frozen_linear(input, weight, values, bias, pattern)
     return torch.nn.functional.linear(input, weight, bias)
 
 
-register_fake("fbconv::frozen_conv2d", _frozen_conv2d)
-register_fake("fbconv::frozen_linear", _frozen_linear)
+for _kernel in (_frozen_conv2d, _frozen_linear):
+    for _overload in ("", ".kernel"):
+        impl(f"fbconv::{_kernel.__name__[1:]}{_overload}", "default", _kernel)
+        register_fake(f"fbconv::{_kernel.__name__[1:]}{_overload}", _kernel)

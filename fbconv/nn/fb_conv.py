@@ -138,7 +138,7 @@ class FBConv2d(ConvAttributes, Compressed):
     def forward(self, input: Tensor) -> Tensor:
         input, geometry = self.geometry.padded(input)
         if self.frozen is not None:  # frozen coefficients make every filter dense
-            return F.dense_conv2d("fb_conv2d", input, self.weight, self.bias, **geometry)
+            return F.checked_conv2d("fb_conv2d", input, self.weight, self.bias, **geometry)
         args = (self.basis.elements, self.values, self.pattern, self.bias)
         return F.fb_conv2d(input, *args, **geometry, basis_axis=self.basis_axis, backend=self.backend)
 

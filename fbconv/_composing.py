@@ -1,0 +1,46 @@
+"""The spatial filters of filter-basis layers: coefficients over bases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ._ops.checks import check_basis, composed_shape
+
+
+def compose_filters(coefficients: Tensor, basis: Tensor, *, groups: int = 1, basis_axis: str = "in") -> Tensor:
+    """The spatial filters of a filter-basis layer.
+
+    Args:
+        coefficients: dense ``(C_out, C_in / groups, n_elements)``.
+        basis: ``(n_bases, n_elements, KH, KW)``.
+        groups, basis_axis: as in :func:`fb_conv2d`.
+
+    Returns:
+        ``(C_out, C_in / groups, KH, KW)``; differentiable in both.
+
+    Example:
+        >>> compose_filters(torch.randn(8, 4, 9), torch.randn(1, 9, 3, 3)).shape
+        torch.Size([8, 4, 3, 3])
+    """
+    composed_shape("fb_conv2d", basis.shape, coefficients.shape)
+    bases = bases_of_channels(basis, coefficients.shape, groups, basis_axis)
+    if basis.shape[0] == 1:  # one product instead of one for every filter
+        return (coefficients @ basis[0].flatten(-2)).unflatten(-1, basis.shape[-2:])
+    return (coefficients[..., None, :] @ bases.flatten(-2))[..., 0, :].unflatten(-1, basis.shape[-2:])
+
+
+def bases_of_channels(basis: Tensor, weight_shape: Sequence[int], groups: int, basis_axis: str) -> Tensor:
+    """The basis that each (output, input) channel pair uses, broadcastable to
+    ``(C_out, C_in / groups, n_elements, KH, KW)``."""
+    if basis.dim() != 4:
+        raise RuntimeError(f"fb_conv2d: basis must have 4 dimensions (n_bases, n_elements, KH, KW), got {basis.dim()}")
+    out_channels, group_inputs = weight_shape[:2]
+    check_basis("fb_conv2d", basis.shape, group_inputs * groups, out_channels, basis_axis)
+    if basis.shape[0] == 1:
+        return basis[None]
+    if basis_axis == "out":
+        return basis.repeat_interleave(out_channels // basis.shape[0], dim=0)[:, None]
+    per_input = basis.repeat_interleave(group_inputs * groups // basis.shape[0], dim=0)
+    return per_input.unflatten(0, (groups, group_inputs)).repeat_interleave(out_channels // groups, dim=0)
