@@ -92,7 +92,6 @@ CHANGES = {
     "state loaded": load_other_state,
     "optimizer": momentum_step,
     "mask": lambda layer: layer.set_mask(layer.pattern.mask().flip(0)),
-    "pattern in place": flip_pattern,
     "frozen in place": change_frozen,
     "basis in place": change_basis,
     "pruned": lambda layer: layer.prune(layer.pattern.mask()),
@@ -105,6 +104,13 @@ def test_what_changes_between_calls_is_seen(change, layer, x):
     check(layer, x)
     change(layer)
     check(layer, x)
+
+
+def test_a_pattern_written_over_another_is_an_error(layer, x):
+    check(layer, x)
+    flip_pattern(layer)
+    with pytest.raises(RuntimeError, match="indices must be the positions of the values"):
+        layer(x)
 
 
 def test_a_layer_that_is_only_used_is_scattered_once(layer, x, made):
