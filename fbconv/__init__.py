@@ -11,7 +11,7 @@ from ._cops import CopsResult, cops, linear_mix
 from ._version import __version__
 from .checkpoint import load, save
 from .convert import densify, freeze, initialise, interspace, prunable, sparsify
-from .convertible import Convertible, convertible
+from .convertibility import Convertible, convertible
 from .counting import LayerCount, ModelCount, count
 from .decay import parameter_groups
 from .explaining import Explanation, explain

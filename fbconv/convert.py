@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from .convertible import convertible, convertible_layers, dense_shape, layer_groups
+from .convertibility import convertible, convertible_layers, dense_shape, layer_groups
 from .initialisation import Draw
 from .nn import (
     Compressed,

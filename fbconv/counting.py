@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-from .convertible import convertible_layers
+from .convertibility import convertible_layers
 from .layer_calls import LayerCall, calls_of
 from .nn import Compressed, FBConv2d
 

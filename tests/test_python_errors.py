@@ -201,5 +201,3 @@ def test_interspace_checks_sharing():
     for bad in ("everywhere", "in:0", "out:x", "in"):
         with pytest.raises(ERRORS, match="sharing"):
             fbconv.interspace(model, sharing=bad)
-    with pytest.raises(ERRORS, match="in:2"):
-        fbconv.interspace(model, sharing="in:2")

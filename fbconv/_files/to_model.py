@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..convert import densify
-from ..convertible import stays_dense
+from ..convertibility import stays_dense
 from ..initialisation import Draw
 from ..nn import Compressed, FBConv2d, FBLinear, FilterBasis, FrozenConv2d, FrozenLinear, SparseConv2d, SparseLinear
 from ..pattern import SparsePattern

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from ..convert import densify
-from ..convertible import convertible
+from ..convertibility import convertible
 from ..nn import FBConv2d
 from ..nn.compressed import compressed_layers, key_of
 from ..replacing import copied

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 
 class Fingerprint:
@@ -38,8 +39,10 @@ def _stamp(tensor: Tensor) -> tuple[int, int]:
 
 
 def _sum(tensor: Tensor) -> int | None:
-    """Of the numbers, each times its place; None if they cannot be read (meta, fake and functorch tensors)."""
+    """Of the numbers, each times its place; None if they cannot be read (meta, fake and functorch tensors, modes)."""
     if type(tensor) is not Tensor or tensor.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return None
+    if _get_current_dispatch_mode() is not None:
         return None
     places = torch.arange(1, tensor.numel() + 1, device=tensor.device)
     return int((tensor.detach() * places).sum())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..convert import prunable
-from ..convertible import computed_weights, convertible
+from ..convertibility import computed_weights, convertible
 from .context import gone, restricted, untouched
 from .outputs import cross_entropy
 
