@@ -303,3 +303,11 @@ def test_without_transformers_the_module_is_there_and_says_what_is_missing(monke
     spec.loader.exec_module(module)
     with pytest.raises(ImportError, match=r"needs transformers, .*: pip install fbconv\[transformers\]"):
         module.SparseTraining()
+
+
+def test_a_callback_prunes_every_model_it_is_given(tmp_path):
+    callback = plan("prune")
+    for seed in range(2):
+        model = resnet(seed)
+        trainer_of(model, tmp_path / str(seed), callback).train()
+        assert sum(kept(model)) < WEIGHTS["resnet"] / 2
