@@ -24,6 +24,8 @@ pytest.importorskip("accelerate", reason="without fbconv[transformers]")
 from safetensors.torch import load_file  # noqa: E402
 
 from fbconv.integrations import transformers as adapter  # noqa: E402
+from fbconv.integrations.plan import Plan  # noqa: E402
+from fbconv.integrations.training import MaskedTraining  # noqa: E402
 from fbconv.integrations.transformers import SparseTraining  # noqa: E402
 
 transformers.logging.set_verbosity_error()
@@ -310,4 +312,13 @@ def test_a_callback_prunes_every_model_it_is_given(tmp_path):
     for seed in range(2):
         model = resnet(seed)
         trainer_of(model, tmp_path / str(seed), callback).train()
-        assert sum(kept(model)) < WEIGHTS["resnet"] / 2
+        assert kept(model) < WEIGHTS["resnet"] / 2
+
+
+@pytest.mark.parametrize("kept", [0, 3, 20])
+def test_an_optimizer_that_was_resumed_without_its_model_is_an_error(kept):
+    model = fbconv.sparsify(nn.Sequential(nn.Linear(4, 4)), {"0.weight": torch.ones(4, 4)})
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    optimizer.state[model[0].values] = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(kept)}
+    with pytest.raises(ValueError, match=rf"exp_avg of 0\.values must have 16 entries, got {kept}: the trainer"):
+        MaskedTraining(Plan(sparsity=None)).begin(model, optimizer, 10)
