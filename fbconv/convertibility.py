@@ -121,6 +121,8 @@ def stays_dense(module: nn.Module) -> str | None:
     own = (module._parameters.keys() - {"weight", "bias"}) | module._buffers.keys() | module._modules.keys()
     if own:
         return f"the layer also holds {', '.join(sorted(own))}, which a compressed one would lack"
+    if module.weight.numel() == 0:
+        return "it has no entries"
     if "forward" in vars(module):
         return "the layer's forward was replaced by another"
     return None

@@ -454,3 +454,10 @@ def test_a_rounded_model_in_another_dtype(dtype, tmp_path):
 def assert_same_numbers(a, b):
     for name, tensor in a.state_dict().items():
         assert torch.equal(tensor, b.state_dict()[name]), name
+
+
+def test_models_without_memory_are_refused(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 3))
+    fbconv.save(fbconv.sparsify(model, random_masks(model, 0.5)), tmp_path / "m.fbc")
+    with pytest.raises(ValueError, match=r"0\.weight: the model must have memory .*, got a tensor on the meta device"):
+        fbconv.load(tmp_path / "m.fbc", copy.deepcopy(model).to("meta"))

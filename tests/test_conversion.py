@@ -9,10 +9,13 @@ import pytest
 import torch
 from cases import random_mask
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.utils import parametrizations, prune
 
 import fbconv
 import fbconv.nn as fnn
+from fbconv.integrations.conversion import load_state
+from fbconv.interop import dense_state_dict, load_dense_state_dict
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -525,3 +528,43 @@ def test_old_values_are_not_kept_alive():
     layer.set_mask(torch.eye(8, dtype=torch.bool))
     gc.collect()
     assert old() is None
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(4, 0), nn.Linear(0, 4)], ids=str)
+def test_layers_without_entries_stay_dense(layer):
+    model = nn.Sequential(nn.Linear(4, 4), layer)
+    assert list(fbconv.prunable(model)) == ["0.weight"]
+    assert fbconv.convertible(model).dense == {"1.weight": "it has no entries"}
+
+
+@pytest.mark.parametrize("convert", [fbconv.sparsify, fbconv.freeze])
+@pytest.mark.parametrize("shared", ["layer", "weight", "nothing, the model is the layer"])
+def test_saved_states_of_shared_layers_load(shared, convert):
+    def make():
+        first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+        second.weight = first.weight
+        return {"layer": nn.Sequential(first, first), "weight": nn.Sequential(first, second)}.get(shared, first)
+
+    model = make()
+    trained = convert(model, {name: torch.rand(shape) < 0.5 for name, shape in fbconv.prunable(model).items()})
+    loaded = load_state(make(), trained.state_dict())
+    inputs = torch.randn(3, 4)
+    assert torch.equal(loaded(inputs), trained(inputs))
+    assert len(list(loaded.parameters())) == len(list(trained.parameters()))
+
+
+@pytest.mark.parametrize("convert", [pruned, frozen, interspace])
+def test_wrappers_that_hide_their_names(convert, tmp_path):
+    def plain():
+        return nn.Sequential(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU()), nn.Conv2d(4, 4, 3))
+
+    model = convert(nn.Sequential(*map(checkpoint_wrapper, plain())))
+    images = torch.randn(2, 2, 8, 8)
+    dense = plain()
+    dense.load_state_dict(dense_state_dict(model))
+    near(dense(images), model(images))
+    fbconv.save(model, tmp_path / "model.fbc")
+    assert torch.equal(fbconv.load(tmp_path / "model.fbc", plain())(images), model(images))
+    before = {key: tensor.clone() for key, tensor in dense_state_dict(model).items()}
+    load_dense_state_dict(model, before)
+    near(dense_state_dict(model), before)

@@ -334,3 +334,11 @@ def test_without_lightning_the_module_is_there_and_says_what_is_missing(monkeypa
 def test_options_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         SparseTraining(**options)
+
+
+def test_a_callback_prunes_every_module_it_is_given(tmp_path):
+    callback = plan("prune")
+    for seed in range(2):
+        module = Module(network(seed))
+        fit(module, tmp_path, callback)
+        assert sum(kept(module)) < WEIGHTS / 2

@@ -24,6 +24,8 @@ pytest.importorskip("accelerate", reason="without fbconv[transformers]")
 from safetensors.torch import load_file  # noqa: E402
 
 from fbconv.integrations import transformers as adapter  # noqa: E402
+from fbconv.integrations.plan import Plan  # noqa: E402
+from fbconv.integrations.training import MaskedTraining  # noqa: E402
 from fbconv.integrations.transformers import SparseTraining  # noqa: E402
 
 transformers.logging.set_verbosity_error()
@@ -303,3 +305,20 @@ def test_without_transformers_the_module_is_there_and_says_what_is_missing(monke
     spec.loader.exec_module(module)
     with pytest.raises(ImportError, match=r"needs transformers, .*: pip install fbconv\[transformers\]"):
         module.SparseTraining()
+
+
+def test_a_callback_prunes_every_model_it_is_given(tmp_path):
+    callback = plan("prune")
+    for seed in range(2):
+        model = resnet(seed)
+        trainer_of(model, tmp_path / str(seed), callback).train()
+        assert kept(model) < WEIGHTS["resnet"] / 2
+
+
+@pytest.mark.parametrize("kept", [0, 3, 20])
+def test_an_optimizer_that_was_resumed_without_its_model_is_an_error(kept):
+    model = fbconv.sparsify(nn.Sequential(nn.Linear(4, 4)), {"0.weight": torch.ones(4, 4)})
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    optimizer.state[model[0].values] = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(kept)}
+    with pytest.raises(ValueError, match=rf"exp_avg of 0\.values must have 16 entries, got {kept}: the trainer"):
+        MaskedTraining(Plan(sparsity=None)).begin(model, optimizer, 10)

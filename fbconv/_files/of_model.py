@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..initialisation import Draw
 from ..nn import Compressed, FBConv2d, FBLinear, FilterBasis
-from ..nn.compressed import key_of
+from ..nn.compressed import key_of, layers_of_state
 from ..replacing import alike
 from .entries import Entry, Plain, Same, coded, same_bits
 
@@ -22,8 +22,7 @@ def entries_of_model(model: nn.Module, dtype: torch.dtype | None = None) -> list
     Raises:
         ValueError: something in the state dict that is not a tensor with data.
     """
-    modules = dict(model.named_modules(remove_duplicate=False))
-    compressed = {name: module for name, module in modules.items() if isinstance(module, Compressed)}
+    compressed = layers_of_state(model)
     own = {key_of(name, part) for name in compressed for part in _OWN}
     # All sharers of a basis have it under a name of their own, which follows from theirs.
     bases: dict[FilterBasis, str] = {}

@@ -25,6 +25,11 @@ def model_of_file(file: File, model: nn.Module) -> nn.Module:
     Raises:
         ValueError: naming the layer or tensor that does not fit, with what the model and the file have.
     """
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor) and tensor.is_meta:
+            raise ValueError(
+                f"{name}: the model must have memory (to_empty gives it some), got a tensor on the meta device"
+            )
     backends = {name: module.backend for name, module in _modules(model).items() if isinstance(module, Compressed)}
     model = densify(model)
     modules, layers, state = _modules(model), file.layers(), file.tensors()

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ..convert import freeze, prunable, sparsify
+from ..convertible import layer_groups
 from ..distributed import ignore_constants
 from ..masks import without_excluded
-from ..nn.compressed import compressed_layers
+from ..nn.compressed import compressed_layers, key_of
 from .plan import Plan
 
 
@@ -44,7 +45,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """The saved state of a compressed model, in a model that need not be compressed yet.
 
     Args:
-        model: of the architecture that was trained, in the same space (:func:`fbconv.interspace`); edited in place.
+        model: of the architecture that was trained, in the same space (:func:`fbconv.interspace`); edited in place,
+            unless it is itself a layer that is to be compressed.
         state: its ``state_dict``, as trainers save it: ``torch.load("last.ckpt")["state_dict"]`` of Lightning's, the
             contents of ``model.safetensors`` of Transformers'.
 
@@ -59,18 +61,19 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         >>> load_state(layers(), pruned.state_dict())[0]
         SparseLinear(...)
     """
-    names = {name.rpartition(".")[0]: name for name in prunable(model)}
+    shapes = prunable(model)
+    keys = {module: key for key, modules in layer_groups(model).items() for module in modules}
+    names = {name: keys[m] for name, m in model.named_modules(remove_duplicate=False) if m in keys}
     frozen: dict[str, Tensor] = {}
     pruned: dict[str, Tensor] = {}
     for key in state:
         layer, _, part = key.rpartition(".")
-        if part != "indices" or f"{layer}.values" not in state:
+        if part != "indices" or key_of(layer, "values") not in state:
             continue
         if layer not in names:
             raise KeyError(f"load_state: the state has a compressed layer {layer!r}, the model has {list(names)}")
-        mask = torch.ones(prunable(model)[names[layer]], dtype=torch.bool)
-        (frozen if f"{layer}.frozen" in state else pruned)[names[layer]] = mask
-    freeze(model, frozen, inplace=True)
-    sparsify(model, pruned, inplace=True)
+        mask = torch.ones(shapes[names[layer]], dtype=torch.bool)
+        (frozen if key_of(layer, "frozen") in state else pruned)[names[layer]] = mask
+    model = sparsify(freeze(model, frozen, inplace=True), pruned, inplace=True)
     model.load_state_dict(state)
     return model

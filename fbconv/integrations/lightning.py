@@ -52,9 +52,12 @@ class SparseTraining(Callback or object):
             raise ImportError("SparseTraining: needs lightning, which is not installed: pip install fbconv[lightning]")
         self.plan, self.loss = Plan(**options), loss
         self.training = MaskedTraining(self.plan)
+        self._module: nn.Module | None = None
         self._step = 0
 
     def setup(self, trainer: Any, pl_module: nn.Module, stage: str) -> None:
+        if pl_module is not self._module:  # that another one has its masks says nothing about this one
+            self.training, self._module = MaskedTraining(self.plan), pl_module
         convert(pl_module, self.plan)
 
     def on_train_start(self, trainer: Any, pl_module: nn.Module) -> None:

@@ -71,10 +71,11 @@ class MaskedTraining:
             steps: of the optimizer, in the whole training.
 
         Raises:
-            ValueError: an optimizer of other parameters, or an unknown number of steps.
+            ValueError: an optimizer of other parameters, or with the state of other masks; an unknown number of steps.
         """
         plan, layers = self.plan, layers_by_values(unwrapped(model))
         _require_values(layers, optimizer)
+        _require_state_of(layers, optimizer)
         self._model = model
         if plan.dynamic == "none":
             return
@@ -170,3 +171,15 @@ def _require_values(layers: dict[str, nn.Module], optimizer: torch.optim.Optimiz
     if trained and not any(id(values) in known for values in trained.values()):
         raise ValueError(f"SparseTraining: the optimizer must be made of the converted model's parameters, got none of "
                          f"{', '.join(trained)}; make it when the trainer asks for it")  # fmt: skip
+
+
+def _require_state_of(layers: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
+    """Fused optimizers read beyond the ends of state that is too short."""
+    for name, layer in layers.items():
+        for part, value in optimizer.state.get(layer.values, {}).items():
+            if isinstance(value, Tensor) and value.dim() == 1 and value.shape != layer.values.shape:
+                raise ValueError(
+                    f"SparseTraining: the optimizer's {part} of {name} must have {layer.values.numel()} entries, got "
+                    f"{value.numel()}: the trainer has resumed its optimizer, but not the model, as happens where "
+                    "checkpoints have other names than the model"
+                )

@@ -61,9 +61,10 @@ class SparseTraining(TrainerCallback or object):
         self._model: nn.Module | None = None
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: object) -> None:
+        if model is not self._model:  # that another one has its masks says nothing about this one
+            self.training, self._model = MaskedTraining(self.plan), model
         convert(model, self.plan)
         model.register_state_dict_post_hook(_without_sharing)
-        self._model = model
         if args.world_size > 1:
             self._check_for_several_processes()
             self.training.prune(model, self.plan.batches, self.loss, group=dist.group.WORLD)

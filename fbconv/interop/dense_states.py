@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..functional import bases_of_channels
 from ..nn import Compressed, FBConv2d, FBLinear
-from ..nn.compressed import key_of
+from ..nn.compressed import key_of, layers_of_state
 from ..nn.fb_conv import _projection
 
 
@@ -34,7 +34,7 @@ def dense_state_dict(model: nn.Module) -> dict[str, Any]:
         >>> {key: tuple(tensor.shape) for key, tensor in dense_state_dict(sparse).items()}
         {'weight': (1, 2), 'bias': (1,)}
     """
-    layers, state = _layers(model), {}
+    layers, state = layers_of_state(model), {}
     compressed = {key for name, layer in layers.items() for key in _own_keys(name, layer)}
     weights = {key_of(name, "values"): name for name in layers}
     made: dict[Compressed, Tensor] = {}  # a layer of two names has one weight
@@ -79,7 +79,7 @@ def load_dense_state_dict(model: nn.Module, state: Mapping[str, Any], strict: bo
         tensor([[0., 4.]], grad_fn=<...>)
     """
     _check_state(state)
-    layers, own = _layers(model), model.state_dict()
+    layers, own = layers_of_state(model), model.state_dict()
     compressed = {key for name, layer in layers.items() for key in _own_keys(name, layer)}
     rest = {key: tensor for key, tensor in own.items() if key not in compressed}
     weights = {key_of(name, "weight"): name for name in layers}
@@ -113,11 +113,6 @@ def without_prefix(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     if not found:
         raise KeyError(f"without_prefix: names must begin with {prefix!r}, got {_few(state)}")
     return found
-
-
-def _layers(model: nn.Module) -> dict[str, Compressed]:
-    """Name -> layer, a layer of several names under each of them, as in the state dict."""
-    return {name: m for name, m in model.named_modules(remove_duplicate=False) if isinstance(m, Compressed)}
 
 
 def _own_keys(name: str, layer: Compressed) -> Iterator[str]:

@@ -161,6 +161,14 @@ def compressed_layers(model: nn.Module) -> dict[str, Compressed]:
     return {name: module for name, module in model.named_modules() if isinstance(module, Compressed)}
 
 
+def layers_of_state(model: nn.Module) -> dict[str, Compressed]:
+    """Name -> layer, by the names in the state dict, all that a layer has: those of modules, but where a wrapper leaves
+    its own name out, as ``checkpoint_wrapper`` does."""
+    layers = {id(layer.indices): layer for layer in compressed_layers(model).values()}
+    state = model.state_dict(keep_vars=True)
+    return {key.rpartition(".")[0]: layers[id(tensor)] for key, tensor in state.items() if id(tensor) in layers}
+
+
 def key_of(module: str, part: str) -> str:
     """The name of a module's tensor in the state dict of the model; the model itself has the empty name."""
     return f"{module}.{part}" if module else part
