@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..convert import freeze, prunable, sparsify
-from ..convertible import layer_groups
+from ..convertibility import layer_groups
 from ..distributed import ignore_constants
 from ..masks import without_excluded
 from ..nn.compressed import compressed_layers, key_of
