@@ -1,4 +1,4 @@
-"""ONNX files of compressed models; needs the packages onnx and onnxscript (``pip install fbconv[onnx]``)."""
+"""ONNX files of compressed models; needs the packages onnx and onnxscript (``pip install "fbconv[onnx]"``)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from .convert import densify
-from .experiment import replacing
 
 __all__ = ["export"]
 
@@ -41,7 +40,9 @@ def export(model: nn.Module, args: tuple[Tensor, ...], path: str | os.PathLike[s
     """
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
-            raise ModuleNotFoundError(f"fbconv.onnx.export needs {package}: pip install fbconv[onnx]", name=package)
+            raise ModuleNotFoundError(f"fbconv.onnx.export needs {package}: pip install 'fbconv[onnx]'", name=package)
+    from .experiment import replacing  # not at import: commands need it, models do not
+
     # Weights in a second file would be looked for under the temporary name.
     options = {"dynamo": True, "external_data": False} | options
     with replacing(Path(path)) as temporary:
