@@ -6,7 +6,7 @@ coefficients over shared filter bases, through compiled kernels that skip what i
 
 from __future__ import annotations
 
-from . import _ops, distributed, dynamic, functional, interop, nn  # noqa: F401  (_ops loads the extension)
+from . import _ops, distributed, dynamic, functional, interop, nn, onnx  # noqa: F401  (_ops loads the extension)
 from ._cops import CopsResult, cops, linear_mix
 from ._version import __version__
 from .checkpoint import load, save
@@ -51,6 +51,7 @@ __all__ = [
     "load",
     "mask_similarity",
     "nn",
+    "onnx",
     "parameter_groups",
     "prunable",
     "prune_masks",

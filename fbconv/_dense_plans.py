@@ -12,12 +12,13 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.library import define, impl, register_fake
+from torch.library import define, impl
 
 from ._composing import compose_filters
 from ._dense_weights import dense_weight
 from ._ops import autograd, checks, ops
 from ._ops.call import differentiable
+from ._ops.fakes import fake
 from .pattern import SparsePattern
 
 _CONTIGUOUS = torch.contiguous_format
@@ -144,11 +145,11 @@ def _no_gradient(ctx: Any, grad: Tensor) -> NoReturn:
     )
 
 
-def _register(name: str, signature: str, kernel: Callable[..., Tensor], fake: Callable[..., Tensor]) -> None:
+def _register(name: str, signature: str, kernel: Callable[..., Tensor], fake_kernel: Callable[..., Tensor]) -> None:
     for overload in ("", ".kernel"):
         define(f"fbconv::{name}{overload}", signature)
         impl(f"fbconv::{name}{overload}", "default", kernel)
-        register_fake(f"fbconv::{name}{overload}", fake)
+    fake(name)(fake_kernel)
     autograd.register(name, _save_nothing, _no_gradient)
 
 

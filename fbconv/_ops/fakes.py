@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,15 +25,27 @@ from .checks import (
 _Fake = Callable[..., Tensor]
 
 
-def _fake(name: str) -> Callable[[_Fake], _Fake]:
+def fake(name: str) -> Callable[[_Fake], _Fake]:
     """Registers a fake kernel for both overloads of an operator."""
 
-    def register(fake: _Fake) -> _Fake:
+    def register(kernel: _Fake) -> _Fake:
+        def checked(*args: Any, **kwargs: Any) -> Tensor:
+            _refuse_onnx(name)
+            return kernel(*args, **kwargs)
+
         for overload in ("", ".kernel"):
-            torch.library.register_fake(f"fbconv::{name}{overload}", fake)
-        return fake
+            torch.library.register_fake(f"fbconv::{name}{overload}", checked)
+        return kernel
 
     return register
+
+
+def _refuse_onnx(name: str) -> None:
+    if "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export():
+        raise RuntimeError(
+            f"{name}: ONNX has no sparse layers; export fbconv.densify(model), or call fbconv.onnx.export(model, ...), "
+            "which does that"
+        )
 
 
 def _new_map(like: Tensor, shape: Sequence[int]) -> Tensor:
@@ -46,13 +60,13 @@ def _is_channels_last(tensor: Tensor) -> bool:
     return tensor.stride()[1:] == (1, channels * width, channels)
 
 
-@_fake("sparse_conv2d")
+@fake("sparse_conv2d")
 def _(input, values, bias, pattern, weight_shape, stride, padding, dilation, groups):
     geometry = (stride, padding, dilation, groups)
     return _new_map(input, checks.check_sparse_conv2d(input, values, bias, pattern, weight_shape, *geometry))
 
 
-@_fake("sparse_conv2d_grad_input")
+@fake("sparse_conv2d_grad_input")
 def _(grad, values, pattern, input_shape, weight_shape, stride, padding, dilation, groups):
     op = "sparse_conv2d_grad_input"
     check_floating(op, "grad", grad)
@@ -61,7 +75,7 @@ def _(grad, values, pattern, input_shape, weight_shape, stride, padding, dilatio
     return _new_map(grad, input_shape)
 
 
-@_fake("sparse_conv2d_grad_values")
+@fake("sparse_conv2d_grad_values")
 def _(grad, input, pattern, weight_shape, stride, padding, dilation, groups):
     op = "sparse_conv2d_grad_values"
     check_floating(op, "grad", grad)
@@ -70,12 +84,12 @@ def _(grad, input, pattern, weight_shape, stride, padding, dilation, groups):
     return grad.new_empty(check_pattern(op, pattern, grad, "grad", weight_shape))
 
 
-@_fake("sparse_linear")
+@fake("sparse_linear")
 def _(input, values, bias, pattern, weight_shape):
     return input.new_empty(checks.check_sparse_linear(input, values, bias, pattern, weight_shape))
 
 
-@_fake("sparse_linear_grad_input")
+@fake("sparse_linear_grad_input")
 def _(grad, values, pattern, weight_shape):
     op = "sparse_linear_grad_input"
     check_floating(op, "grad", grad)
@@ -85,7 +99,7 @@ def _(grad, values, pattern, weight_shape):
     return grad.new_empty([*grad.shape[:-1], weight_shape[1]])
 
 
-@_fake("sparse_linear_grad_values")
+@fake("sparse_linear_grad_values")
 def _(grad, input, pattern, weight_shape):
     op = "sparse_linear_grad_values"
     check_floating(op, "grad", grad)
@@ -105,7 +119,7 @@ def _check_fb(op, first, first_name, input_shape, basis_shape, pattern, coeffici
     return shape, check_pattern(op, pattern, first, first_name, coefficient_shape)
 
 
-@_fake("fb_conv2d")
+@fake("fb_conv2d")
 def _(input, basis, values, bias, pattern, coefficient_shape, stride, padding, dilation, groups, basis_axis, order):
     geometry = (stride, padding, dilation, groups)
     shape = checks.check_fb_conv2d(input, basis, values, bias, pattern, coefficient_shape, *geometry, basis_axis)
@@ -114,7 +128,7 @@ def _(input, basis, values, bias, pattern, coefficient_shape, stride, padding, d
     return _new_map(input, shape)
 
 
-@_fake("fb_conv2d_grad_input")
+@fake("fb_conv2d_grad_input")
 def _(grad, basis, values, pattern, input_shape, coefficient_shape, stride, padding, dilation, groups, basis_axis):
     op, geometry = "fb_conv2d_grad_input", (stride, padding, dilation, groups)
     shape, nnz = _check_fb(op, grad, "grad", input_shape, basis.shape, pattern, coefficient_shape, geometry, basis_axis)
@@ -124,7 +138,7 @@ def _(grad, basis, values, pattern, input_shape, coefficient_shape, stride, padd
     return _new_map(grad, input_shape)
 
 
-@_fake("fb_conv2d_grad_basis")
+@fake("fb_conv2d_grad_basis")
 def _(grad, input, values, pattern, basis_shape, coefficient_shape, stride, padding, dilation, groups, basis_axis):
     op, geometry = "fb_conv2d_grad_basis", (stride, padding, dilation, groups)
     shape, nnz = _check_fb(op, grad, "grad", input.shape, basis_shape, pattern, coefficient_shape, geometry, basis_axis)
@@ -134,7 +148,7 @@ def _(grad, input, values, pattern, basis_shape, coefficient_shape, stride, padd
     return grad.new_empty(basis_shape)
 
 
-@_fake("fb_conv2d_grad_values")
+@fake("fb_conv2d_grad_values")
 def _(grad, input, basis, pattern, coefficient_shape, stride, padding, dilation, groups, basis_axis):
     op, geometry = "fb_conv2d_grad_values", (stride, padding, dilation, groups)
     shape, nnz = _check_fb(op, grad, "grad", input.shape, basis.shape, pattern, coefficient_shape, geometry, basis_axis)
@@ -144,7 +158,7 @@ def _(grad, input, basis, pattern, coefficient_shape, stride, padding, dilation,
     return grad.new_empty(nnz)
 
 
-@_fake("embed")
+@fake("embed")
 def _(values, frozen, pattern, shape):
     op = "embed"
     check_floating(op, "values", values)
@@ -155,7 +169,7 @@ def _(values, frozen, pattern, shape):
     return values.new_empty(shape)
 
 
-@_fake("gather")
+@fake("gather")
 def _(dense, pattern):
     op = "gather"
     check_floating(op, "dense", dense)

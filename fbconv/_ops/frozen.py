@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch.library import impl, register_fake
+from torch.library import impl
 
 from .checks import check_frozen_conv2d, check_frozen_linear
+from .fakes import fake
 
 
 def _frozen_conv2d(input, weight, values, bias, pattern, stride, padding, dilation, groups):
@@ -19,6 +20,7 @@ def _frozen_linear(input, weight, values, bias, pattern):
 
 
 for _kernel in (_frozen_conv2d, _frozen_linear):
+    _name = _kernel.__name__[1:]
     for _overload in ("", ".kernel"):
-        impl(f"fbconv::{_kernel.__name__[1:]}{_overload}", "default", _kernel)
-        register_fake(f"fbconv::{_kernel.__name__[1:]}{_overload}", _kernel)
+        impl(f"fbconv::{_name}{_overload}", "default", _kernel)
+    fake(_name)(_kernel)
