@@ -49,14 +49,20 @@ def variants(made: Mapping[str, Prepared], batch: Batch, training: bool) -> dict
             continue  # it infers as the dense network does
         for layout in FORMATS if name == "dense" else ("contiguous",):
             module = copy.deepcopy(prepared.model).train(training).to(memory_format=FORMATS[layout])
+            average_with_momentum(module)
             laid_out = images.contiguous(memory_format=FORMATS[layout])
-            for runs, network in (
-                ("eager", module),
-                ("compiled", torch.compile(copy.deepcopy(module), fullgraph=True)),
-            ):
+            compiled = torch.compile(copy.deepcopy(module), fullgraph=True)
+            for runs, network in (("eager", module), ("compiled", compiled)):
                 check(f"{name}, {runs}", network, module, laid_out)
                 found[name, layout, runs] = network, (laid_out, labels)
     return found
+
+
+def average_with_momentum(network: nn.Module) -> None:
+    """torch cannot compile the training of batch norm with plain averages, which calibration leaves."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.momentum = 0.1
 
 
 def measure(made: Mapping[str, Prepared], batch: Batch, direction: str, rounds: int) -> list[Row]:
