@@ -15,13 +15,13 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import statistics
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 from cifar10 import LOOKS, METHODS, Point, label, points
+from grid import accuracies, cell
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -73,10 +73,8 @@ def call(model: nn.Module, image: Tensor) -> Candidate:
 
 
 def row(point: Point, runs: Sequence[dict[str, object]], seconds: float, reference: float) -> Row:
-    accuracies = [run["test_accuracy"] for run in runs]
     return {
-        **dict(zip(("method", "space", "sparsity"), point, strict=True)), "seeds": len(runs),
-        "mean": statistics.mean(accuracies), "std": statistics.stdev(accuracies) if len(runs) > 1 else None,
+        **dict(zip(("method", "space", "sparsity"), point, strict=True)), "seeds": len(runs), **accuracies(runs),
         "ms": 1e3 * seconds, "speed_up": reference / seconds,
     }  # fmt: skip
 
@@ -86,8 +84,7 @@ def table(rows: Sequence[Row]) -> Table:
     for column in ("test accuracy in %", "ms", "speed-up"):
         shown.add_column(column, justify="right")
     for row in rows:
-        accuracy = f"{100 * row['mean']:.2f}" + ("" if row["std"] is None else f" ± {100 * row['std']:.2f}")
-        shown.add_row(row["method"], row["space"], f"{row['sparsity']:g}", accuracy, f"{row['ms']:.3f}",
+        shown.add_row(row["method"], row["space"], f"{row['sparsity']:g}", cell(row), f"{row['ms']:.3f}",
                       f"{row['speed_up']:.2f}x")  # fmt: skip
     return shown
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from bench_networks import BATCHES, MODEL, TITLES, Batch, Row, check, inference, networks, noise, training_step
+from bench_networks import MODEL, Batch, Row, check, inference, plot, run, training_step
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -27,8 +27,7 @@ from fbconv.benchmark.allocator import keep_freed_memory
 from fbconv.benchmark.candidates import FORMATS
 from fbconv.benchmark.table import print_whole
 from fbconv.benchmark.timing import ROUNDS, Candidate, interleaved_medians
-from fbconv.experiment import environment, stream, write_json
-from fbconv.plots import figure_of, save_figure
+from fbconv.experiment import environment, write_json
 from fbconv.train import Prepared
 
 SPARSITIES = (0.986, 0.99)
@@ -82,19 +81,6 @@ def measure(made: Mapping[str, Prepared], batch: Batch, direction: str, rounds: 
     } for (name, layout, runs), timing in timings.items()]  # fmt: skip
 
 
-def run(sparsities: Sequence[float], score_rounds: int, rounds: int, console: Console) -> list[Row]:
-    data = noise()
-    images, labels = next(data.training_batches(len(data.train), stream(0, "order")))
-    rows = []
-    for sparsity in sparsities:
-        console.print(f"sparsity {sparsity:g}: {score_rounds} rounds of SynFlow in both spaces", style="dim")
-        made = networks(sparsity, score_rounds, data)
-        for direction, size in BATCHES.items():
-            found = measure(made, (images[:size], labels[:size]), direction, rounds)
-            rows += [{"sparsity": sparsity} | row for row in found]
-    return rows
-
-
 def table(rows: Sequence[Row]) -> Table:
     shown = Table("sparsity", "pass", "network", "format", "runs", title=f"{MODEL}: speed-up by torch.compile")
     for column in ("rounds", "ms", "over eager", "over eager dense"):
@@ -104,16 +90,6 @@ def table(rows: Sequence[Row]) -> Table:
                       str(row["rounds"]), f"{row['ms']:.3g}", f"{row['over_eager']:.2f}x",
                       f"{row['speed_up']:.2f}x")  # fmt: skip
     return shown
-
-
-def plot(rows: Sequence[Row], about: Mapping[str, object], path: Path) -> None:
-    figure = figure_of(width=11, height=4.8)
-    threads = f"{about['threads']} thread{'s' if about['threads'] > 1 else ''}"
-    figure.suptitle(f"{MODEL}, 3 x 32 x 32, {threads} of {about['processor']}")
-    for axes, (direction, batch) in zip(figure.subplots(1, 2), BATCHES.items(), strict=True):
-        panel(axes, [row for row in rows if row["pass"] == direction])
-        axes.set_title(f"{TITLES[direction]}, batch {batch}")
-    save_figure(figure, path)
 
 
 def panel(axes, rows: Sequence[Row]) -> None:
@@ -147,11 +123,11 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     about = environment()
-    rows = run(args.sparsity, args.score_rounds, args.rounds, Console())
+    rows = run(args.sparsity, args.score_rounds, args.rounds, Console(), measure)
     print_whole(table(rows))
     settings = {"model": MODEL, "sparsities": args.sparsity, "score": "synflow", "score_rounds": args.score_rounds}
     write_json(args.out / "compile.json", {"environment": about, "settings": settings, "rows": rows})
-    plot(rows, about, args.out / "compile.png")
+    plot(rows, about, args.out / "compile.png", panel)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import fbconv
+from fbconv._plans import recorded_decisions
 from fbconv.benchmark.allocator import keep_freed_memory
 from fbconv.benchmark.candidates import FORMATS
 from fbconv.benchmark.peer_network import scipy_network
@@ -33,7 +34,6 @@ from fbconv.benchmark.table import print_whole
 from fbconv.benchmark.timing import ROUNDS, Candidate, interleaved_medians
 from fbconv.data import DataSet, Split
 from fbconv.experiment import Config, environment, stream, write_json
-from fbconv.functional import recorded_decisions
 from fbconv.nn import FilterBasis
 from fbconv.nn.compressed import compressed_layers
 from fbconv.plots import figure_of, save_figure
@@ -58,6 +58,7 @@ STYLES = {
 
 Batch = tuple[Tensor, Tensor]
 Row = dict[str, object]
+Measure = Callable[[Mapping[str, Prepared], Batch, str, int], list[Row]]  # networks, batch, pass, rounds
 
 
 def noise() -> DataSet:
@@ -163,7 +164,8 @@ def backends(network: nn.Module, images: Tensor) -> dict[str, str]:
     return {name: decision.backend for name, decision in zip(compressed_layers(network), decisions, strict=True)}
 
 
-def run(sparsities: Sequence[float], score_rounds: int, rounds: int, console: Console) -> list[Row]:
+def run(sparsities: Sequence[float], score_rounds: int, rounds: int, console: Console, measure: Measure) -> list[Row]:
+    """Rows of all sparsities and passes."""
     data = noise()
     images, labels = next(data.training_batches(len(data.train), stream(0, "order")))
     rows = []
@@ -186,17 +188,19 @@ def table(rows: Sequence[Row]) -> Table:
     return shown
 
 
-def plot(rows: Sequence[Row], about: Mapping[str, object], path: Path) -> None:
+def plot(rows: Sequence[Row], about: Mapping[str, object], path: Path, panel: Callable[..., None]) -> None:
+    """A panel for each pass."""
     figure = figure_of(width=11, height=4.8)
     threads = f"{about['threads']} thread{'s' if about['threads'] > 1 else ''}"
     figure.suptitle(f"{MODEL}, 3 x 32 x 32, {threads} of {about['processor']}")
     for axes, (direction, batch) in zip(figure.subplots(1, 2), BATCHES.items(), strict=True):
-        panel(axes, [row for row in rows if row["pass"] == direction and (row["network"], row["by"]) in STYLES])
+        panel(axes, [row for row in rows if row["pass"] == direction])
         axes.set_title(f"{TITLES[direction]}, batch {batch}")
     save_figure(figure, path)
 
 
 def panel(axes, rows: Sequence[Row]) -> None:
+    rows = [row for row in rows if (row["network"], row["by"]) in STYLES]
     lines: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for row in rows:
         lines.setdefault((row["network"], row["by"]), []).append((place(row["sparsity"]), row["speed_up"]))
@@ -230,12 +234,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     about, console = environment(), Console()
-    rows = run(args.sparsity, args.score_rounds, args.rounds, console)
+    rows = run(args.sparsity, args.score_rounds, args.rounds, console, measure)
     print_whole(table(rows))
     settings = {"model": MODEL, "sparsities": args.sparsity, "score": "synflow", "score_rounds": args.score_rounds}
     content = {"environment": about, "settings": settings, "paper": {"sparsity": PAPER[0], "speed_up": PAPER[1]}}
     write_json(args.out / "networks.json", content | {"rows": rows})
-    plot(rows, about, args.out / "networks.png")
+    plot(rows, about, args.out / "networks.png", panel)
 
 
 if __name__ == "__main__":

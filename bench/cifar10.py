@@ -15,11 +15,10 @@ Source: interspace pruning (Wimmer et al. 2022); thesis, chapter 5.
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from grid import grid_options, train_grid
+from grid import accuracies, cell, error_bars, grid_options, train_grid
 from rich.console import Console
 from rich.table import Table
 
@@ -69,11 +68,9 @@ def run(options: argparse.Namespace, console: Console) -> list[Row]:
 
 
 def row(point: Point, runs: Sequence[dict[str, object]]) -> Row:
-    accuracies = [run["test_accuracy"] for run in runs]
     return {
         **dict(zip(("method", "space", "sparsity"), point, strict=True)), "trained_weights": runs[0]["trained_weights"],
-        "measured_sparsity": runs[0]["sparsity"], "accuracies": accuracies, "mean": statistics.mean(accuracies),
-        "std": statistics.stdev(accuracies) if len(runs) > 1 else None,
+        "measured_sparsity": runs[0]["sparsity"], **accuracies(runs),
         "file_bytes": [run["file_bytes"] for run in runs], "seconds": [run["seconds"] for run in runs],
     }  # fmt: skip
 
@@ -96,10 +93,6 @@ def table(rows: Sequence[Row]) -> Table:
     return shown
 
 
-def cell(row: Row) -> str:
-    return f"{100 * row['mean']:.2f}" + ("" if row["std"] is None else f" ± {100 * row['std']:.2f}")
-
-
 def plot(rows: Sequence[Row], path: Path, title: str) -> None:
     figure = figure_of(width=12, height=4)
     figure.suptitle(title, fontsize=11)
@@ -107,8 +100,7 @@ def plot(rows: Sequence[Row], path: Path, title: str) -> None:
     for axes, method in zip(panels, METHODS, strict=True):
         for space, (colour, dash, marker) in LOOKS.items():
             cells = [find(rows, (method, space, sparsity)) for sparsity in SPARSITIES]
-            errors, spread = [100 - 100 * c["mean"] for c in cells], [100 * (c["std"] or 0) for c in cells]
-            axes.errorbar(range(len(cells)), errors, spread, color=colour, linestyle=dash, marker=marker, capsize=4,
+            error_bars(axes, range(len(cells)), cells, color=colour, linestyle=dash, marker=marker, capsize=4,
                           label=space)  # fmt: skip
             dense = 100 - 100 * find(rows, ("dense", space, 0.0))["mean"]
             axes.axhline(dense, color=colour, linestyle=dash, linewidth=1, alpha=0.6, label=f"{space}, dense")

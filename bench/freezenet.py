@@ -19,7 +19,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from grid import grid_options, train_grid
+from grid import accuracies, cell, error_bars, grid_options, train_grid
 from rich.console import Console
 from rich.table import Table
 
@@ -88,13 +88,11 @@ def run(options: argparse.Namespace, console: Console) -> list[Row]:
 
 
 def row(model: str, method: str, sparsity: float, runs: Sequence[Mapping[str, object]]) -> Row:
-    accuracies = [run["test_accuracy"] for run in runs]
     norms = [[entry["gradient_norm"] for entry in run["history"]] for run in runs]
     return {
         "model": model, "method": method, "sparsity": sparsity, "real_sparsity": runs[0]["real_sparsity"],
         "trained_weights": runs[0]["trained_weights"], "lr": runs[0]["config"]["lr"],
-        "frozen_decay": runs[0]["config"]["frozen_decay"], "accuracies": accuracies,
-        "mean": statistics.mean(accuracies), "std": statistics.stdev(accuracies) if len(runs) > 1 else None,
+        "frozen_decay": runs[0]["config"]["frozen_decay"], **accuracies(runs),
         "frozen_size": [run["frozen_size"] for run in runs],
         "gradient_norm": [statistics.mean(epoch) for epoch in zip(*norms, strict=True)],
         "seconds": [run["seconds"] for run in runs],
@@ -115,10 +113,6 @@ def tables(rows: Sequence[Row], console: Console) -> None:
         console.print(table)
 
 
-def cell(row: Row) -> str:
-    return f"{100 * row['mean']:.2f}" + ("" if row["std"] is None else f" ± {100 * row['std']:.2f}")
-
-
 def find(rows: Sequence[Row], model: str, method: str, sparsity: float) -> Row:
     key = (model, method, sparsity)
     return next(row for row in rows if (row["model"], row["method"], row["sparsity"]) == key)
@@ -136,8 +130,7 @@ def plot_accuracy(rows: Sequence[Row], path: Path, title: str) -> None:
             cells = [find(rows, model, method, sparsity) for sparsity in SPARSITIES]
             colour, dash, marker = LOOKS[method]
             shifted = [place + 0.03 * (i - len(METHODS) / 2) for place in places]
-            errors, spread = [100 - 100 * c["mean"] for c in cells], [100 * (c["std"] or 0) for c in cells]
-            axes.errorbar(shifted, errors, spread, color=colour, linestyle=dash, marker=marker, markersize=5,
+            error_bars(axes, shifted, cells, color=colour, linestyle=dash, marker=marker, markersize=5,
                           linewidth=1.3, label=method)  # fmt: skip
         axes.set_yscale("log")
         axes.set_yticks([1, 2, 5, 10, 20, 50, 90], ["1", "2", "5", "10", "20", "50", "90"])

@@ -1,9 +1,10 @@
-"""Many training runs behind one progress bar."""
+"""Many training runs behind one progress bar, and their accuracies in numbers, cells and bars."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -44,3 +45,24 @@ def train_grid(configs: Mapping[str, Config], work: Path, jobs: int, console: Co
     if outcome.failures:
         raise RuntimeError(f"runs failed: {outcome.failures}")
     return outcome.results
+
+
+def accuracies(runs: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """Test accuracies of all seeds, with their mean and standard deviation."""
+    values = [run["test_accuracy"] for run in runs]
+    return {
+        "accuracies": values,
+        "mean": statistics.mean(values),
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+    }
+
+
+def cell(row: Mapping[str, object]) -> str:
+    """Mean ± standard deviation of :func:`accuracies`, in percent."""
+    return f"{100 * row['mean']:.2f}" + ("" if row["std"] is None else f" ± {100 * row['std']:.2f}")
+
+
+def error_bars(axes, places: Sequence[float], rows: Sequence[Mapping[str, object]], **look: object) -> None:
+    """Mean test errors in percent, with the standard deviations of seeds."""
+    errors, spread = [100 - 100 * row["mean"] for row in rows], [100 * (row["std"] or 0) for row in rows]
+    axes.errorbar(places, errors, spread, **look)

@@ -13,11 +13,10 @@ Source: interspace pruning (Wimmer et al. 2022); thesis, chapter 5.
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from grid import grid_options, train_grid
+from grid import accuracies, cell, error_bars, grid_options, train_grid
 from rich.console import Console
 from rich.table import Table
 
@@ -49,11 +48,9 @@ def run(options: argparse.Namespace, console: Console) -> list[Row]:
 
 
 def row(space: str, sparsity: float, runs: Sequence[dict[str, object]]) -> Row:
-    accuracies = [run["test_accuracy"] for run in runs]
     return {
         "space": space, "sparsity": sparsity, "trained_weights": runs[0]["trained_weights"],
-        "measured_sparsity": runs[0]["sparsity"], "accuracies": accuracies, "mean": statistics.mean(accuracies),
-        "std": statistics.stdev(accuracies) if len(runs) > 1 else None,
+        "measured_sparsity": runs[0]["sparsity"], **accuracies(runs),
         "file_bytes": [run["file_bytes"] for run in runs], "seconds": [run["seconds"] for run in runs],
     }  # fmt: skip
 
@@ -72,18 +69,13 @@ def table(rows: Sequence[Row]) -> Table:
     return shown
 
 
-def cell(row: Row) -> str:
-    return f"{100 * row['mean']:.2f}" + ("" if row["std"] is None else f" ± {100 * row['std']:.2f}")
-
-
 def plot(rows: Sequence[Row], path: Path, title: str) -> None:
     figure = figure_of(width=7.5, height=4.5)
     figure.suptitle(title, fontsize=11)
     axes = figure.subplots()
     for space, (colour, dash, marker) in LOOKS.items():
         cells = [find(rows, space, sparsity) for sparsity in SPARSITIES]
-        errors, spread = [100 - 100 * c["mean"] for c in cells], [100 * (c["std"] or 0) for c in cells]
-        axes.errorbar(range(len(cells)), errors, spread, color=colour, linestyle=dash, marker=marker, capsize=4,
+        error_bars(axes, range(len(cells)), cells, color=colour, linestyle=dash, marker=marker, capsize=4,
                       label=f"{space}, SNIP")  # fmt: skip
         dense = 100 - 100 * find(rows, space, 0.0)["mean"]
         axes.axhline(dense, color=colour, linestyle=dash, linewidth=1, alpha=0.6, label=f"{space}, dense")

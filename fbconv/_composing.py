@@ -1,9 +1,10 @@
-"""The spatial filters of filter-basis layers: coefficients over bases."""
+"""The spatial filters of filter-basis layers: coefficients over bases, and back."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ._ops.checks import check_basis, composed_shape
@@ -44,3 +45,15 @@ def bases_of_channels(basis: Tensor, weight_shape: Sequence[int], groups: int, b
         return basis.repeat_interleave(out_channels // basis.shape[0], dim=0)[:, None]
     per_input = basis.repeat_interleave(group_inputs * groups // basis.shape[0], dim=0)
     return per_input.unflatten(0, (groups, group_inputs)).repeat_interleave(out_channels // groups, dim=0)
+
+
+def project_filters(weight: Tensor, bases: Tensor) -> Tensor:
+    """Coefficients ``(C_out, C_in / groups, n_elements)`` of filters in the bases ``(C_out or 1, C_in / groups or 1,
+    n_elements, KH, KW)``, by least squares."""
+    if weight.is_meta:
+        return weight.new_empty(*weight.shape[:2], bases.shape[-3])
+    flat = bases.flatten(-2)
+    identity = torch.eye(flat.shape[-2], dtype=flat.dtype, device=flat.device)
+    orthonormal = bool((flat @ flat.mT == identity).all())  # unit filters: keep the weights' very bits
+    inverse = flat.mT if orthonormal else torch.linalg.pinv(flat.double()).to(flat.dtype)
+    return (weight.flatten(-2)[..., None, :] @ inverse)[..., 0, :]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .functional import recorded_decisions
+from ._plans import recorded_decisions
 from .layer_calls import LayerCall, calls_of
 from .nn.compressed import Compressed, compressed_layers
 

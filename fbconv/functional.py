@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from . import planner
-from ._composing import bases_of_channels, compose_filters  # noqa: F401
+from ._composing import compose_filters
 from ._dense_plans import dense_conv2d, dense_linear, layout_of_weight, scattered
 from ._ops import checks, ops
 from ._ops.call import call, differentiable
 from ._ops.checks import composed_shape, conv_output_shape
-from ._plans import Decision, choose, recorded_decisions  # noqa: F401  (the decisions are for benches)
+from ._plans import choose
 from .pattern import SparsePattern
 
 _Pair = int | Sequence[int]

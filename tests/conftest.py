@@ -2,6 +2,7 @@
 
 import os
 from collections import OrderedDict
+from pathlib import Path
 
 # Read when torch loads OpenMP. Threads that spin while waiting make tiny shapes ten times slower on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from fbconv import data
 from fbconv.models import MODELS, Architecture
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -46,6 +48,23 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def seeded():
+    """torch's own random numbers, for layers that draw their weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        yield
+
+
+@pytest.fixture
+def few_digits(monkeypatch, normed):
+    """270 training images of the digits, for the network ``normed``, and no pictures."""
+    whole, test = data.DATA_SETS["digits"](Path())
+    few = whole.subset(torch.arange(300)), test.subset(torch.arange(60))
+    monkeypatch.setitem(data.DATA_SETS, "digits", lambda _: few)
+    monkeypatch.setattr("fbconv.train.plot_curves", lambda *_: None)  # takes longer than the training
 
 
 @pytest.fixture

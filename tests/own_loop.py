@@ -6,6 +6,15 @@ from torch import nn
 import fbconv
 from fbconv.dynamic import GradualPruning, RegrowingMasks, dense_gradients
 
+PLANS = {  # options of the callbacks
+    "prune": {},
+    "freeze": {"mode": "freeze", "seed": 3},
+    "set": {"dynamic": "set"},
+    "rigl": {"dynamic": "rigl"},
+    "gmp": {"dynamic": "gmp"},
+    "frozen rigl": {"dynamic": "rigl", "mode": "freeze"},
+}
+
 
 def train(model, loss, batches, optimizer, scheduler, dynamic, sparsity, interval, accumulate, clip, exclude=()):
     """Trains a compressed model on all batches, in place; returns how often the masks changed.

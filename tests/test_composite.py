@@ -1,7 +1,5 @@
 """Composite strategies in training runs: stacked scores, scores as weights, multi-shot tickets, early stopping."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -12,16 +10,7 @@ from fbconv.experiment import Config
 from fbconv.scores import weights_from_scores
 from fbconv.train import prepare, train
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch, normed):
-    """270 training images of the digits."""
-    whole, test = data.DATA_SETS["digits"](Path())
-    few = whole.subset(torch.arange(300)), test.subset(torch.arange(60))
-    monkeypatch.setitem(data.DATA_SETS, "digits", lambda _: few)
-    monkeypatch.setattr("fbconv.train.plot_curves", lambda *_: None)  # takes longer than the training
+pytestmark = pytest.mark.usefixtures("one_thread", "few_digits")
 
 
 def config_of(**options):

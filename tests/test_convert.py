@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from cases import random_mask
+from conversions import masked, near
 from torch import nn
 
 import fbconv
@@ -51,18 +52,6 @@ def x(generator):
 @pytest.fixture
 def masks(generator):
     return {name: random_mask(generator, shape, 0.3) for name, shape in PRUNABLE.items()}
-
-
-def masked(model, masks):
-    twin = copy.deepcopy(model)
-    with torch.no_grad():
-        for name, mask in masks.items():
-            twin.get_parameter(name).mul_(mask)
-    return twin
-
-
-def near(actual, expected):
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_prunable_names_and_shapes(model):

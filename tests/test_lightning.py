@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from own_loop import started, train
+from own_loop import PLANS, started, train
 from ranks import torchrun
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -31,14 +31,6 @@ pytestmark = [
     ),
 ]
 WEIGHTS = 8 * 9 + 8 * 8 * 9 + 128 * 4
-PLANS = {
-    "prune": {},
-    "freeze": {"mode": "freeze", "seed": 3},
-    "set": {"dynamic": "set"},
-    "rigl": {"dynamic": "rigl"},
-    "gmp": {"dynamic": "gmp"},
-    "frozen rigl": {"dynamic": "rigl", "mode": "freeze"},
-}
 
 
 def network(seed=0):

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,19 +14,10 @@ from fbconv.experiment import Config, load_checkpoint
 from fbconv.models import MODELS
 from fbconv.train import evaluate, train
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "few_digits")
 
 DYNAMICS = ("set", "rigl", "gmp", "lth", "ft")
 SCORES = {"set": "random", "rigl": "random"}
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch, normed):
-    """270 training images of the digits."""
-    whole, test = data.DATA_SETS["digits"](Path())
-    few = whole.subset(torch.arange(300)), test.subset(torch.arange(60))
-    monkeypatch.setitem(data.DATA_SETS, "digits", lambda _: few)
-    monkeypatch.setattr("fbconv.train.plot_curves", lambda *_: None)  # takes longer than the training
 
 
 WEIGHTS = 6 * 25 + 8 * 6 * 25 + 8 * 16 * 10

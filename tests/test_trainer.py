@@ -10,7 +10,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when the library is loaded
 
 import pytest
 import torch
-from own_loop import started, train
+from own_loop import PLANS, started, train
 from ranks import torchrun
 from torch import nn
 
@@ -35,14 +35,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 WEIGHTS = {
     "bert": 2 * (4 * 16 * 16 + 2 * 16 * 32) + 16 * 16,
     "resnet": 8 * 49 + 2 * 8 * 8 * 9 + (8 + 16) * 16 * 9 + 8 * 16,
-}
-PLANS = {
-    "prune": {},
-    "freeze": {"mode": "freeze", "seed": 3},
-    "set": {"dynamic": "set"},
-    "rigl": {"dynamic": "rigl"},
-    "gmp": {"dynamic": "gmp"},
-    "frozen rigl": {"dynamic": "rigl", "mode": "freeze"},
 }
 
 

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from cases import random_mask
+from conversions import frozen, pruned
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
@@ -13,19 +13,6 @@ from torch.utils.checkpoint import checkpoint
 import fbconv
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def masks_of(model, density=0.5, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    return {name: random_mask(generator, shape, density) for name, shape in fbconv.prunable(model).items()}
-
-
-def pruned(model):
-    return fbconv.sparsify(model, masks_of(model))
-
-
-def frozen(model):
-    return fbconv.freeze(model, masks_of(model))
 
 
 def interspace(model):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from ..functional import compose_filters
+from .._composing import compose_filters
 from ..initialisation import Draw
 from .container import File
 from .entries import Entry, Layer, Plain, Same, coded

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..functional import bases_of_channels
+from .._composing import bases_of_channels, project_filters
 from ..nn import Compressed, FBConv2d, FBLinear
 from ..nn.compressed import key_of, layers_of_state
-from ..nn.fb_conv import _projection
 
 
 class LoadedKeys(NamedTuple):
@@ -146,7 +145,7 @@ def _coefficients(key: str, layer: FBConv2d, weight: Tensor) -> Tensor:
             f"{tuple(layer.basis.kernel_size)}, got {layer.basis.n_elements} elements of rank {rank}"
         )
     filters = weight.double().view(*layer.pattern.shape[:2], *layer.basis.kernel_size)
-    return _projection(filters, bases_of_channels(bases, filters.shape, layer.geometry.groups, layer.basis_axis))
+    return project_filters(filters, bases_of_channels(bases, filters.shape, layer.geometry.groups, layer.basis_axis))
 
 
 def _store(layer: Compressed, dense: Tensor) -> None:

@@ -6,21 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional as F
+from .._composing import bases_of_channels, project_filters
 from .compressed import Compressed, copied_parameter
 from .filter_basis import FilterBasis
 from .geometry import ConvAttributes, ConvGeometry
-
-
-def _projection(weight: Tensor, bases: Tensor) -> Tensor:
-    """Coefficients ``(C_out, C_in / groups, n_elements)`` of filters in the bases ``(C_out or 1, C_in / groups or 1,
-    n_elements, KH, KW)``, by least squares."""
-    if weight.is_meta:
-        return weight.new_empty(*weight.shape[:2], bases.shape[-3])
-    flat = bases.flatten(-2)
-    identity = torch.eye(flat.shape[-2], dtype=flat.dtype, device=flat.device)
-    orthonormal = bool((flat @ flat.mT == identity).all())  # unit filters: keep the weights' very bits
-    inverse = flat.mT if orthonormal else torch.linalg.pinv(flat.double()).to(flat.dtype)
-    return (weight.flatten(-2)[..., None, :] @ inverse)[..., 0, :]
 
 
 class FBConv2d(ConvAttributes, Compressed):
@@ -94,8 +83,8 @@ class FBConv2d(ConvAttributes, Compressed):
             noise = torch.randn(shape, generator=generator, dtype=weight.dtype, device=weight.device)
             coefficients = noise * weight.std()
         else:
-            bases = F.bases_of_channels(self.basis.stacked().detach(), weight.shape, dense.groups, basis_axis)
-            coefficients = _projection(weight, bases)
+            bases = bases_of_channels(self.basis.stacked().detach(), weight.shape, dense.groups, basis_axis)
+            coefficients = project_filters(weight, bases)
         self._compress(coefficients, mask, frozen=False, requires_grad=dense.weight.requires_grad)
         self.bias = copied_parameter(dense.bias)
 
