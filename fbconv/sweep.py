@@ -25,7 +25,8 @@ def read_sweep(path: str | Path, overrides: Mapping[str, object] | None = None) 
 
     ``[options]`` holds options of all runs; each ``[[runs]]`` holds further ones, where a list stands for one run with
     each of its values: several lists, for every combination. Options are those of :class:`fbconv.experiment.Config`.
-    ``name`` names a group of runs; by default that is what distinguishes it from the others. ::
+    ``name`` names a group of runs, ``{score}`` and the like standing for its options; by default the name is what
+    distinguishes it from the others that have none. ::
 
         [options]
         data = "mnist"
@@ -65,12 +66,13 @@ def read_sweep(path: str | Path, overrides: Mapping[str, object] | None = None) 
     if content or not isinstance(options, dict) or not isinstance(groups, list):
         raise ValueError(f"{path}: must hold [options] and [[runs]], got {', '.join(content) or 'something else'}")
     points = [point for group in groups for point in _points(path, {**options, **group, **(overrides or {})})]
-    varied = _varied(points)
+    varied = _varied([point for point in points if "name" not in point])
     runs: dict[str, list[Config]] = {}
     seen: set[str] = set()
     for point in points:
-        name = str(point.pop("name", None) or _name(point, varied))
+        named = point.pop("name", None)
         config = _config(path, point)
+        name = _name(point, varied) if named is None else _filled(path, str(named), config)
         if run_id(config) not in seen:
             seen.add(run_id(config))
             runs.setdefault(name, []).append(config)
@@ -104,7 +106,7 @@ def _varied(points: Sequence[Mapping[str, object]]) -> list[str]:
     return [
         name
         for name in names
-        if name not in ("seed", "sparsity", "data_dir", "name")
+        if name not in ("seed", "sparsity", "data_dir")
         and len({point.get(name, _FIELDS[name].default) for point in points}) > 1
     ]
 
@@ -112,6 +114,13 @@ def _varied(points: Sequence[Mapping[str, object]]) -> list[str]:
 def _name(point: Mapping[str, object], varied: Sequence[str]) -> str:
     own = [point[name] for name in varied if name in point]
     return " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in own) or "all"
+
+
+def _filled(path: str | Path, name: str, config: Config) -> str:
+    try:
+        return name.format_map(dataclasses.asdict(config))
+    except (KeyError, ValueError, IndexError) as error:
+        raise ValueError(f"{path}: name may hold options like {{score}}, got {name!r}") from error
 
 
 def sweep(
