@@ -13,6 +13,7 @@ from . import (
     bench_command,
     cops_command,
     info_command,
+    meta_command,
     pack_command,
     report_command,
     reproduce_command,
@@ -32,6 +33,7 @@ app.command(epilog=train_command.EPILOG)(train_command.train)
 app.command(epilog=reproduce_command.EPILOG)(reproduce_command.reproduce)
 app.command(epilog=score_command.EPILOG)(score_command.score)
 app.command(epilog=cops_command.EPILOG)(cops_command.cops)
+app.command(epilog=meta_command.EPILOG)(meta_command.meta)
 app.command(epilog=sweep_command.EPILOG)(sweep_command.sweep)
 app.command(epilog=report_command.EPILOG)(report_command.report)
 app.command(epilog=bench_command.EPILOG)(bench_command.bench)

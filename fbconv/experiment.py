@@ -29,6 +29,7 @@ from .scores import SCORES, is_score
 SPACES = ("spatial", "interspace")
 MODES = ("dense", "prune", "freeze")
 BACKENDS = ("auto", "sparse", "dense")
+META = "meta"  # the name of the score in Config.meta
 DYNAMICS = ("none", "set", "rigl", "gmp", "lth", "ft")
 
 
@@ -46,6 +47,7 @@ class Config:
         mode: ``"dense"`` trains all weights; ``"prune"`` and ``"freeze"`` train the best-scored ones only, the others
             being zero or staying as they were initialised.
         score: see :func:`fbconv.score`, stacks too; one training batch. Unused when dense.
+        meta: file of a learned score (:mod:`fbconv.scores.learned`), which is then ``"meta"``, in stacks too; or None.
         control, alpha, combine: a second score or None, the balance of the two, and whether ``"cops"`` or the naive
             ``"linear"`` mix makes one mask of them (:func:`fbconv.prune_masks`).
         rounds: of scoring and pruning before training (:func:`fbconv.prune_masks`).
@@ -88,6 +90,7 @@ class Config:
     sharing: str = "coarse"
     mode: str = "prune"
     score: str = "snip"
+    meta: str | None = None
     control: str | None = None
     alpha: float = 0.5
     combine: str = "cops"
@@ -125,10 +128,11 @@ class Config:
         choices |= {} if self.distribution is None else {"distribution": DISTRIBUTIONS}
         for name, known in choices.items():
             self._require(name, getattr(self, name) in known, f"one of {', '.join(known)}")
-        known = f"one of {', '.join(SCORES)}, or a stack like snip/magnitude"
+        learned = () if self.meta is None else (META,)
+        known = f"one of {', '.join(SCORES)}, meta (with the file of a learned score), or a stack like snip/magnitude"
         for name in ("score", "control", "weights_from"):
             absent = getattr(self, name) is None and name != "score"
-            self._require(name, absent or is_score(getattr(self, name)), known)
+            self._require(name, absent or is_score(getattr(self, name), learned), known)
         sharing = re.fullmatch(r"coarse|medium|fine|(in|out):[1-9]\d*", self.sharing) is not None
         self._require("sharing", sharing, "coarse, medium, fine, in:N or out:N")
         self._require("alpha", 0 <= self.alpha < 1, "in [0, 1)")

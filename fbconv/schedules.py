@@ -13,19 +13,18 @@ from ._cops import cops, linear_mix
 from .convert import prunable, sparsify
 from .masks import LayerCollapseWarning, choose, kept_count, warn_of_collapse, without_excluded
 from .scores import score as score_model
-from .scores.base import parameters_of
+from .scores.base import Score, parameters_of
 
 SCHEDULES = ("exponential", "linear")
 COMBINATIONS = ("cops", "linear")
 
 _Masks = dict[str, Tensor]
 _Scores = Mapping[str, Tensor]
-_Score = str | Callable[..., Mapping[str, Tensor]]
 
 
 def prune_masks(
     model: nn.Module,
-    score: _Score,
+    score: Score,
     sparsity: float,
     rounds: int = 100,
     schedule: str = "exponential",
@@ -33,7 +32,7 @@ def prune_masks(
     batches: Iterable[object] | None = None,
     loss_fn: Callable[..., Tensor] | None = None,
     generator: torch.Generator | None = None,
-    control: _Score | None = None,
+    control: Score | None = None,
     alpha: float = 0.5,
     combine: str = "cops",
     scope: str = "global",
@@ -92,7 +91,7 @@ def iterative_masks(
     train: Callable[[nn.Module], object],
     sparsity: float,
     rounds: int,
-    score: _Score = "magnitude",
+    score: Score = "magnitude",
     schedule: str = "exponential",
     shots: int = 1,
     **selection: object,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+from .cluster import train_on_cluster
 from .experiment import Config
 from .parallel import Report, train_all
 from .results import Results, run_id
@@ -128,6 +129,7 @@ def sweep(
     out: Path,
     jobs: int | None = None,
     progress: Callable[[float, int], None] | None = None,
+    ray: str | None = None,
 ) -> Results:
     """Train all runs that have no result yet, several at a time.
 
@@ -141,12 +143,14 @@ def sweep(
         jobs: processes at a time, which share the cores; by default one for each.
         progress: called about five times a second with the runs that are done, a fraction for those under way, and
             all runs.
+        ray: address of a Ray cluster that trains instead of processes of this machine, on a core for each run, with
+            the same results (:func:`fbconv.cluster.train_on_cluster`). What a killed call had under way begins anew.
 
     Returns:
         all results in the folder.
 
     Raises:
-        ValueError: a file of results that is none. RuntimeError: a process that was killed.
+        ValueError: a file of results that is none. RuntimeError: a process that was killed, no such cluster.
 
     Example:
         >>> runs = {"dense": [Config(mode="dense", epochs=1, seed=seed) for seed in range(2)]}
@@ -164,6 +168,7 @@ def sweep(
         if failure is None:
             results.finish(run, result)
             _tidy(out / run)
+            advance((run, 1, 1, None))
         else:
             results.fail(run, failure)
 
@@ -174,8 +179,10 @@ def sweep(
             progress(sum(share.values()), len(share))
 
     configs = {record.id: record.config for record in pending}
-    if configs:
+    if configs and ray is None:
         train_all(configs, out, jobs, advance, keep, pictures=False)
+    elif configs:
+        train_on_cluster(configs, out, ray, keep)
     return results
 
 

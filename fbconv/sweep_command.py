@@ -27,6 +27,12 @@ def sweep(
     file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="What to run: [options] and [[runs]] with lists.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the results; by default runs/NAME of the file.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes at a time; by default one for each core.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Train on a Ray cluster: auto, ray://HOST:10001, or local for one of this machine."
+        ),
+    ] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder of the data files, before that of the file.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -39,8 +45,10 @@ def sweep(
         runs = read_sweep(file, {} if data_dir is None else {"data_dir": data_dir})
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error)) from error
+    if ray is not None and jobs is not None:
+        raise typer.BadParameter("jobs are for the cores of this machine; with --ray, the cluster has its own")
     out = Path("runs") / file.stem if out is None else out
-    results = _run(runs, out, jobs, as_json)
+    results = _run(runs, out, jobs, ray, as_json)
     wanted = {run_id(config) for configs in runs.values() for config in configs}
     records = [record for record in results.records() if record.id in wanted]
     if as_json:
@@ -54,9 +62,9 @@ def sweep(
         raise RuntimeError(f"{len(failures)} of {len(records)} runs failed, the first, {first.name}: {first.failure}")
 
 
-def _run(runs: Mapping[str, Sequence[Config]], out: Path, jobs: int | None, quiet: bool) -> Results:
+def _run(runs: Mapping[str, Sequence[Config]], out: Path, jobs: int | None, ray: str | None, quiet: bool) -> Results:
     if quiet:
-        return run_sweep(runs, out, jobs)
+        return run_sweep(runs, out, jobs, ray=ray)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -64,7 +72,7 @@ def _run(runs: Mapping[str, Sequence[Config]], out: Path, jobs: int | None, quie
     )
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("training", total=sum(map(len, runs.values())))
-        return run_sweep(runs, out, jobs, lambda done, total: bar.update(task, completed=done, total=total))
+        return run_sweep(runs, out, jobs, lambda done, total: bar.update(task, completed=done, total=total), ray)
 
 
 def _table(records: Sequence[Record]) -> Table:

@@ -17,7 +17,7 @@ from rich.table import Table
 from . import train as training
 from .data import DATA_SETS
 from .densities import DISTRIBUTIONS
-from .experiment import BACKENDS, DYNAMICS, MODES, SPACES, Config
+from .experiment import BACKENDS, DYNAMICS, META, MODES, SPACES, Config
 from .initialisation import INITS
 from .models import MODELS
 from .scores import SCORES
@@ -45,6 +45,7 @@ _Mode = Annotated[str, typer.Option(help=f"{', '.join(MODES)}: what happens to t
 _Score = Annotated[
     str, typer.Option(help=f"Which weights to keep: {', '.join(SCORES)}, or a stack of them like snip/magnitude.")
 ]
+_Meta = Annotated[str | None, typer.Option(help="File of a learned score (fbconv meta), called meta then.")]
 _Control = Annotated[str | None, typer.Option(help="A second score that the mask must be good for too (COPS).")]
 _Alpha = Annotated[float, typer.Option(help="Balance in [0, 1): 0 turns the control off, near 1 it alone decides.")]
 _Combine = Annotated[str, typer.Option(help="How score and control make one mask: cops, or their naive linear mix.")]
@@ -106,6 +107,7 @@ def train(
     sharing: _Sharing = Config.sharing,
     mode: _Mode = Config.mode,
     score: _Score = Config.score,
+    meta: _Meta = Config.meta,
     control: _Control = Config.control,
     alpha: _Alpha = Config.alpha,
     combine: _Combine = Config.combine,
@@ -156,11 +158,14 @@ def config_of(**options: object) -> Config:
 
 
 def _folder(config: Config) -> str:
+    def named(score: str) -> str:
+        return score.replace("/", "+").replace(META, Path(config.meta).stem if config.meta else META)
+
     parts = [config.data, config.model, config.space, config.mode]
-    parts += ["from", config.weights_from.replace("/", "+")] if config.weights_from else []
+    parts += ["from", named(config.weights_from)] if config.weights_from else []
     if config.mode != "dense":
-        parts += [config.score.replace("/", "+")]
-        parts += [config.combine, config.control.replace("/", "+"), f"{config.alpha:g}"] if config.control else []
+        parts += [named(config.score)]
+        parts += [config.combine, named(config.control), f"{config.alpha:g}"] if config.control else []
         parts += [config.dynamic] if config.dynamic != "none" else []
         parts += [f"{config.rounds}rounds"] if config.rounds > 1 else []
         parts += [f"{config.shots}shots"] if config.shots > 1 else []

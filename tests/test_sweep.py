@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import check_wrong_usage, run_main
+from sweeping import outcomes, small
 
 import fbconv
 from fbconv import models
@@ -71,9 +72,20 @@ def test_names_say_what_distinguishes(tmp_path):
     assert list(read_sweep(path)) == ["all"]
 
 
+def test_names_may_hold_options(tmp_path):
+    path = tmp_path / "s.toml"
+    path.write_text(
+        '[options]\nseed = [1, 2]\n[[runs]]\nname = "{score} on {weights_from}"\nweights_from = ["snip", "grasp"]\n'
+        '[[runs]]\nscore = ["magnitude", "synflow"]\n'
+    )
+    assert list(read_sweep(path)) == ["snip on snip", "snip on grasp", "magnitude", "synflow"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('[[runs]]\nname = "{scores}"', "name may hold options like {score}, got '{scores}'"),
+        ('[[runs]]\nname = "{"', "name may hold options like {score}, got '{'"),
         ("runs = 3", r"must hold \[options\] and \[\[runs\]\]"),
         ("[others]", r"must hold \[options\] and \[\[runs\]\], got others"),
         ("[options", "not TOML"),
@@ -91,20 +103,6 @@ def test_bad_files(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ValueError, match=f"s.toml: (config: )?{message}"):
         read_sweep(path)
-
-
-def small(**options):
-    return Config(**{"model": "lenet300", "epochs": 2} | options)
-
-
-def outcomes(folder):
-    """Of a folder's runs, what does not depend on the clock."""
-    found = {}
-    for record in Results(folder / RESULTS).records():
-        assert record.failure is None
-        timeless = ("seconds", "steps_per_second", "environment")
-        found[record.id] = {name: value for name, value in record.result.items() if name not in timeless}
-    return found
 
 
 COMMAND = [sys.executable, "-m", "fbconv", "sweep"]

@@ -10,12 +10,15 @@ from torch import Tensor, nn
 
 from ..convert import freeze, initialise, interspace, prunable, sparsify
 from ..data import DataSet
-from ..experiment import Config, seed32, stream
+from ..experiment import META, Config, seed32, stream
 from ..masks import LayerCollapseWarning
 from ..models import MODELS, build
 from ..nn import FilterBasis
 from ..schedules import prune_masks
 from ..scores import score, weights_from_scores
+from ..scores.base import STACKED
+from ..scores.learned import LearnedScore
+from ..scores.learned import load as load_score
 
 TRAINED_BEFORE = ("lth", "ft")  # masks that come out of trainings
 
@@ -93,7 +96,9 @@ def dense_network(config: Config, data: DataSet) -> Prepared:
         if not _basis_entries(model):
             raise ValueError(f"train: space interspace needs a convolution larger than 1x1, {config.model} has none")
     if config.weights_from is not None:
-        model = weights_from_scores(model, score(model, config.weights_from, **scoring(config, data)), inplace=True)
+        model = weights_from_scores(
+            model, score(model, score_of(config, config.weights_from), **scoring(config, data)), inplace=True
+        )
     return Prepared(placed(config, model), weights, parameters)
 
 
@@ -126,7 +131,13 @@ def masks_of(config: Config, network: Prepared, data: DataSet) -> dict[str, Tens
         if config.mode == "freeze":  # a layer without a trained weight still passes signals on
             warnings.simplefilter("ignore", LayerCollapseWarning)
         sparsity = target_sparsity(config, network)
-        return prune_masks(network.model, config.score, sparsity, config.rounds, **selection(config, data))
+        chosen = score_of(config, config.score)
+        return prune_masks(network.model, chosen, sparsity, config.rounds, **selection(config, data))
+
+
+def score_of(config: Config, name: str) -> list[str | LearnedScore]:
+    """The stack that a score's name stands for, learned ones as their file has them."""
+    return [load_score(config.meta) if part == META else part for part in name.split(STACKED)]
 
 
 def scoring(config: Config, data: DataSet) -> dict[str, object]:
@@ -138,7 +149,7 @@ def scoring(config: Config, data: DataSet) -> dict[str, object]:
 def selection(config: Config, data: DataSet) -> dict[str, object]:
     """What scores, and chooses among them, by :func:`fbconv.prune_masks`."""
     return scoring(config, data) | {
-        "control": config.control,
+        "control": None if config.control is None else score_of(config, config.control),
         "alpha": config.alpha,
         "combine": config.combine,
         "distribution": config.distribution,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ Batches = Iterable[object]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 # (model, name -> parameter, batches, loss_fn, generator, **options) -> name -> score of the parameter's shape
 ScoreFunction = Callable[..., Mapping[str, Tensor]]
+# By name, by function, or a stack of these
+Score = str | ScoreFunction | Sequence[str | ScoreFunction]
 
 SCORES: dict[str, ScoreFunction] = {}
 STACKED = "/"  # between the names of a stack
@@ -45,7 +47,7 @@ def register(name: str) -> Callable[[ScoreFunction], ScoreFunction]:
 
 def score(
     model: nn.Module,
-    name: str | ScoreFunction,
+    name: Score,
     batches: Batches | None = None,
     loss_fn: LossFunction | None = None,
     generator: torch.Generator | None = None,
@@ -62,7 +64,8 @@ def score(
         model: plain modules and compressed ones alike, on any device.
         name: ``"random"``, ``"magnitude"``, ``"snip"``, ``"usnip"``, ``"grasp"``, ``"synflow"``, a name added with
             :func:`register`, or such a function. ``"snip/magnitude"`` is a stack: SNIP's scores stand in the place of
-            the weights, signs and all, while the second score looks at the model, and so on to the last name.
+            the weights, signs and all, while the second score looks at the model, and so on to the last name. A list
+            of names and functions is a stack too.
         batches: for data-driven scores, an iterable of ``(inputs, targets)``; moved to the model's device. Gradients
             are summed over all of them. ``usnip`` ignores targets and takes inputs alone too; ``synflow`` reads
             nothing but the shape of the inputs.
@@ -106,14 +109,15 @@ def score(
     args = (model, weights, batches, loss_fn or cross_entropy, generator)
     with untouched(model, weights, generator) if first else contextlib.nullcontext():
         for function in first:
-            _stand_in(model, weights, _scored(function, masks, args, {}), masks)
-        scores = _scored(last, masks, args, options)
+            _stand_in(model, weights, scored(function, masks, args, {}), masks)
+        scores = scored(last, masks, args, options)
     return {key: _dense(model, key, value, masks.get(key)) for key, value in scores.items()}
 
 
-def _scored(
+def scored(
     function: ScoreFunction, masks: Mapping[str, Tensor], args: tuple, options: Mapping[str, object]
 ) -> dict[str, Tensor]:
+    """What a score function, called with ``args``, says of each weight, in the parameter's shape."""
     model, weights, _, _, generator = args
     with untouched(model, weights, generator), restricted(model, weights, masks):
         scores = function(*args, **options)
@@ -149,16 +153,18 @@ def parameters_of(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Parame
     return {key: model.get_parameter(key) for key in names}
 
 
-def is_score(name: str) -> bool:
-    """Whether this is a registered name, or a stack of them."""
-    return all(part in SCORES for part in name.split(STACKED))
+def is_score(name: str, others: Sequence[str] = ()) -> bool:
+    """Whether this is a registered name or one of the others, or a stack of them."""
+    return all(part in SCORES or part in others for part in name.split(STACKED))
 
 
-def _resolve(name: str | ScoreFunction) -> list[ScoreFunction]:
+def _resolve(name: Score) -> list[ScoreFunction]:
     """The functions of a stack, the first one first."""
     if callable(name):
         return [name]
-    if not is_score(name):
+    if isinstance(name, Sequence) and not isinstance(name, str) and name:
+        return [function for part in name for function in _resolve(part)]
+    if not isinstance(name, str) or not is_score(name):
         known = f"{', '.join(SCORES)}, a stack like snip/magnitude"
         raise ValueError(f"score: name must be one of {known}, or a callable, got {name!r}")
     return [SCORES[part] for part in name.split(STACKED)]
