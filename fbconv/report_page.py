@@ -46,7 +46,9 @@ def _sections(report: Report, title: str) -> Iterator[str]:
     yield "<h2>Test accuracy in %</h2>"
     yield _accuracies(report.groups)
     yield f'<p class="note">{_legend(report)}</p>'
-    yield _picture(report_plots.accuracies(report.groups), "Mean test accuracy over the weights that remain")
+    yield _picture(
+        report_plots.accuracies(report.groups, report.baseline), "Mean test accuracy over the weights that remain"
+    )
     for found in report.tickets:
         share = f"{100 * (1 - found.sparsity):.3g} % of the weights"
         if len(found.names) > 1:

@@ -46,11 +46,15 @@ class Record:
 def run_id(config: Config) -> str:
     """16 hexadecimal digits that stand for the configuration, wherever the data lies.
 
+    Of the options that are not at their default: results outlive new options.
+
     Example:
         >>> run_id(Config(seed=1)) == run_id(Config(seed=1, data_dir="elsewhere"))
         True
     """
-    options = {name: value for name, value in dataclasses.asdict(config).items() if name != "data_dir"}
+    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    options = {name: value for name, value in dataclasses.asdict(config).items() if value != defaults[name]}
+    options.pop("data_dir", None)
     return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -12,6 +12,7 @@ from scipy import stats
 from torch import nn
 
 import fbconv
+from fbconv import report_plots
 from fbconv.comparing import compare, corrected
 from fbconv.experiment import Config, environment
 from fbconv.report import report
@@ -65,6 +66,14 @@ def test_seeds_that_make_no_difference_are_not_tested():
     same = [record("a", 0.9, seed, score="snip") for seed in (0, 1)]
     same += [record("b", 0.8, seed, score="grasp") for seed in (0, 1)]
     assert [group.p for group in compare(same, "a")] == [None, None]
+
+
+def test_of_many_runs_the_best_and_the_baseline_are_in_colour():
+    found = [record(f"run {number}", 0.5 + 0.04 * number, 0, alpha=number / 20) for number in range(10)]
+    axes = report_plots.accuracies(compare(found, "run 1"), "run 1").axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [f"run {n}" for n in (1, 5, 6, 7, 8, 9)]
+    lowest, highest = axes.get_ylim()
+    assert 50 < lowest < 54 < 86 < highest
 
 
 def test_an_unknown_baseline():
