@@ -107,7 +107,8 @@ def panel(axes, rows: Sequence[Row]) -> None:
     axes.axhline(1, color="0.4", linewidth=1, zorder=0)
     axes.set_xticks(range(len(sparsities)), [f"sparsity {sparsity:g}" for sparsity in sparsities])
     axes.set_ylabel("speed-up over eager dense torch")
-    axes.legend(fontsize=8, loc="upper left")
+    axes.margins(y=0.35)  # room for the legend
+    axes.legend(fontsize=8, ncols=2, loc="upper left")
 
 
 def main() -> None:
