@@ -165,7 +165,7 @@ def backends(network: nn.Module, images: Tensor) -> dict[str, str]:
 
 
 def run(
-    sparsities: Sequence[float], score_rounds: int, rounds: int, console: Console, measure: Measure, model: str = MODEL
+    sparsities: Sequence[float], score_rounds: int, rounds: int, console: Console, measure: Measure, model: str
 ) -> list[Row]:
     """Rows of all sparsities and passes."""
     data = noise()
@@ -190,9 +190,7 @@ def table(rows: Sequence[Row]) -> Table:
     return shown
 
 
-def plot(
-    rows: Sequence[Row], about: Mapping[str, object], path: Path, panel: Callable[..., None], model: str = MODEL
-) -> None:
+def plot(rows: Sequence[Row], about: Mapping[str, object], path: Path, panel: Callable[..., None], model: str) -> None:
     """A panel for each pass."""
     figure = figure_of(width=11, height=4.8)
     threads = f"{about['threads']} thread{'s' if about['threads'] > 1 else ''}"
@@ -238,12 +236,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     about, console = environment(), Console()
-    rows = run(args.sparsity, args.score_rounds, args.rounds, console, measure)
+    rows = run(args.sparsity, args.score_rounds, args.rounds, console, measure, MODEL)
     print_whole(table(rows))
     settings = {"model": MODEL, "sparsities": args.sparsity, "score": "synflow", "score_rounds": args.score_rounds}
     content = {"environment": about, "settings": settings, "paper": {"sparsity": PAPER[0], "speed_up": PAPER[1]}}
     write_json(args.out / "networks.json", content | {"rows": rows})
-    plot(rows, about, args.out / "networks.png", panel)
+    plot(rows, about, args.out / "networks.png", panel, MODEL)
 
 
 if __name__ == "__main__":
