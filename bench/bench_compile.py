@@ -1,4 +1,4 @@
-"""torch.compile on whole networks: VGG-16 on images of CIFAR's size, dense, pruned, in the interspace and frozen.
+"""torch.compile on whole networks for images of CIFAR's size: VGG-16 dense, pruned, in the interspace and frozen.
 
     python bench/bench_compile.py --threads 1 --out bench/results
 
@@ -7,7 +7,7 @@ runs as it is and through ``torch.compile(fullgraph=True)``, with "auto" as it d
 and pass interleaved. Dense is the unpruned network in both memory formats. Slow ones take part in fewer rounds, as
 ``rounds`` says. Speed-ups are over eager dense torch in its faster format; compilation is not timed. Before anything
 is timed, each network must be as close to its densified one in float64 as that is in float32. Prints a table and
-writes compile.json and compile.png.
+writes compile.json and compile.png; ``--model lenet5`` measures that network and adds its name to theirs.
 """
 
 from __future__ import annotations
@@ -44,8 +44,6 @@ def variants(made: Mapping[str, Prepared], batch: Batch, training: bool) -> dict
     found: dict[Key, tuple[nn.Module, Batch]] = {}
     images, labels = batch
     for name, prepared in made.items():
-        if name == "frozen" and not training:
-            continue  # it infers as the dense network does
         for layout in FORMATS if name == "dense" else ("contiguous",):
             module = copy.deepcopy(prepared.model).train(training).to(memory_format=FORMATS[layout])
             average_with_momentum(module)
@@ -81,8 +79,8 @@ def measure(made: Mapping[str, Prepared], batch: Batch, direction: str, rounds: 
     } for (name, layout, runs), timing in timings.items()]  # fmt: skip
 
 
-def table(rows: Sequence[Row]) -> Table:
-    shown = Table("sparsity", "pass", "network", "format", "runs", title=f"{MODEL}: speed-up by torch.compile")
+def table(model: str, rows: Sequence[Row]) -> Table:
+    shown = Table("sparsity", "pass", "network", "format", "runs", title=f"{model}: speed-up by torch.compile")
     for column in ("rounds", "ms", "over eager", "over eager dense"):
         shown.add_column(column, justify="right")
     for row in rows:
@@ -109,11 +107,13 @@ def panel(axes, rows: Sequence[Row]) -> None:
     axes.axhline(1, color="0.4", linewidth=1, zorder=0)
     axes.set_xticks(range(len(sparsities)), [f"sparsity {sparsity:g}" for sparsity in sparsities])
     axes.set_ylabel("speed-up over eager dense torch")
-    axes.legend(fontsize=8, loc="upper left")
+    axes.margins(y=0.35)  # room for the legend
+    axes.legend(fontsize=8, ncols=2, loc="upper left")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=MODEL)
     parser.add_argument("--sparsity", type=lambda text: tuple(map(float, text.split(","))), default=SPARSITIES)
     parser.add_argument("--score-rounds", type=int, default=SCORE_ROUNDS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
@@ -123,11 +123,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     about = environment()
-    rows = run(args.sparsity, args.score_rounds, args.rounds, Console(), measure)
-    print_whole(table(rows))
-    settings = {"model": MODEL, "sparsities": args.sparsity, "score": "synflow", "score_rounds": args.score_rounds}
-    write_json(args.out / "compile.json", {"environment": about, "settings": settings, "rows": rows})
-    plot(rows, about, args.out / "compile.png", panel)
+    rows = run(args.sparsity, args.score_rounds, args.rounds, Console(), measure, args.model)
+    print_whole(table(args.model, rows))
+    settings = {"model": args.model, "sparsities": args.sparsity, "score": "synflow", "score_rounds": args.score_rounds}
+    name = "compile" if args.model == MODEL else f"compile_{args.model}"
+    write_json(args.out / f"{name}.json", {"environment": about, "settings": settings, "rows": rows})
+    plot(rows, about, args.out / f"{name}.png", panel, args.model)
 
 
 if __name__ == "__main__":

@@ -70,9 +70,9 @@ def noise() -> DataSet:
     return DataSet("noise", 10, False, split, split, split, mean, std)
 
 
-def networks(sparsity: float, score_rounds: int, data: DataSet) -> dict[str, Prepared]:
+def networks(model: str, sparsity: float, score_rounds: int, data: DataSet) -> dict[str, Prepared]:
     """By name, with batch-norm statistics of the data."""
-    config = Config(data="cifar10", model=MODEL, score="synflow", rounds=score_rounds, sparsity=sparsity)
+    config = Config(data="cifar10", model=model, score="synflow", rounds=score_rounds, sparsity=sparsity)
     dense = prepare(replace(config, mode="dense"), data)
     spatial = prepare(config, data)
     interspace = prepare(replace(config, space="interspace"), data)
@@ -164,14 +164,16 @@ def backends(network: nn.Module, images: Tensor) -> dict[str, str]:
     return {name: decision.backend for name, decision in zip(compressed_layers(network), decisions, strict=True)}
 
 
-def run(sparsities: Sequence[float], score_rounds: int, rounds: int, console: Console, measure: Measure) -> list[Row]:
+def run(
+    sparsities: Sequence[float], score_rounds: int, rounds: int, console: Console, measure: Measure, model: str
+) -> list[Row]:
     """Rows of all sparsities and passes."""
     data = noise()
     images, labels = next(data.training_batches(len(data.train), stream(0, "order")))
     rows = []
     for sparsity in sparsities:
         console.print(f"sparsity {sparsity:g}: {score_rounds} rounds of SynFlow in both spaces", style="dim")
-        made = networks(sparsity, score_rounds, data)
+        made = networks(model, sparsity, score_rounds, data)
         for direction, size in BATCHES.items():
             found = measure(made, (images[:size], labels[:size]), direction, rounds)
             rows += [{"sparsity": sparsity} | row for row in found]
@@ -188,11 +190,11 @@ def table(rows: Sequence[Row]) -> Table:
     return shown
 
 
-def plot(rows: Sequence[Row], about: Mapping[str, object], path: Path, panel: Callable[..., None]) -> None:
+def plot(rows: Sequence[Row], about: Mapping[str, object], path: Path, panel: Callable[..., None], model: str) -> None:
     """A panel for each pass."""
     figure = figure_of(width=11, height=4.8)
     threads = f"{about['threads']} thread{'s' if about['threads'] > 1 else ''}"
-    figure.suptitle(f"{MODEL}, 3 x 32 x 32, {threads} of {about['processor']}")
+    figure.suptitle(f"{model}, 3 x 32 x 32, {threads} of {about['processor']}")
     for axes, (direction, batch) in zip(figure.subplots(1, 2), BATCHES.items(), strict=True):
         panel(axes, [row for row in rows if row["pass"] == direction])
         axes.set_title(f"{TITLES[direction]}, batch {batch}")
@@ -234,12 +236,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     about, console = environment(), Console()
-    rows = run(args.sparsity, args.score_rounds, args.rounds, console, measure)
+    rows = run(args.sparsity, args.score_rounds, args.rounds, console, measure, MODEL)
     print_whole(table(rows))
     settings = {"model": MODEL, "sparsities": args.sparsity, "score": "synflow", "score_rounds": args.score_rounds}
     content = {"environment": about, "settings": settings, "paper": {"sparsity": PAPER[0], "speed_up": PAPER[1]}}
     write_json(args.out / "networks.json", content | {"rows": rows})
-    plot(rows, about, args.out / "networks.png", panel)
+    plot(rows, about, args.out / "networks.png", panel, MODEL)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,23 @@
 """The dense plans: torch's own convolution and linear layer, with the dense weight that a pattern's values stand for.
 
-A layer that is only used keeps its dense weight between calls (``_dense_weights``), which a tracer, seeing how the
-weight is made, would make anew in each. So a trace without gradients gets the whole layer as one operator, which keeps
-the weight as an eager call does. A trace with gradients sees the parts: there, each call has new values.
+A layer that is only used keeps its dense weight between calls, which neither a tracer, seeing how the weight is made,
+nor many steps in Python would make worth while. So a call without gradients, traced or not, is one operator
+(``csrc/bind/dense_ops.cpp``). One with gradients has parts: there, each call has new values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.library import define, impl
 
-from ._composing import compose_filters
-from ._dense_weights import dense_weight
+from ._dense_weights import make_weight
 from ._ops import autograd, checks, ops
 from ._ops.call import differentiable
 from ._ops.fakes import fake
 from .pattern import SparsePattern
-
-_CONTIGUOUS = torch.contiguous_format
 
 
 def dense_conv2d(
@@ -35,14 +31,14 @@ def dense_conv2d(
     basis_axis: str = "in",
 ) -> Tensor:
     """torch's convolution with ``values`` at the pattern, over zeros or ``frozen``, or composed with ``basis``."""
-    if _one_operator(input, values, bias, basis):
-        fixed = (pattern.packed, pattern.shape, *geometry, basis_axis)
-        return ops.dense_conv2d.default(input, values, frozen, basis, bias, *fixed)
-    layout = layout_of_weight(input, frozen)
-    if basis is None:
-        weight = scattered(values, pattern, frozen, layout)
-    else:
-        weight = _composed(values, pattern, basis, geometry[-1], basis_axis, layout)
+    if _one_operator(input, values, frozen, basis, bias):
+        op = ops.dense_conv2d.default if torch.compiler.is_compiling() else ops.dense_conv2d.kernel
+        try:
+            return op(input, values, frozen, basis, bias, pattern.packed, pattern.shape, *geometry, basis_axis)
+        except RuntimeError:  # compiled code loses what an error says; the parts repeat it in full
+            pass
+    recipe = (values, frozen, basis, pattern.packed, pattern.shape, geometry[-1], basis_axis)
+    weight = make_weight(*recipe, wants_channels_last(input, frozen))
     return torch.conv2d(input, weight, bias, *geometry)
 
 
@@ -50,36 +46,18 @@ def dense_linear(
     input: Tensor, values: Tensor, pattern: SparsePattern, bias: Tensor | None, frozen: Tensor | None = None
 ) -> Tensor:
     """torch's linear layer with ``values`` at the pattern, over zeros or ``frozen``."""
-    if _one_operator(input, values, bias):
-        return ops.dense_linear.default(input, values, frozen, bias, pattern.packed, pattern.shape)
-    return torch.nn.functional.linear(input, scattered(values, pattern, frozen), bias)
+    if _one_operator(input, values, frozen, bias):
+        op = ops.dense_linear.default if torch.compiler.is_compiling() else ops.dense_linear.kernel
+        try:
+            return op(input, values, frozen, bias, pattern.packed, pattern.shape)
+        except RuntimeError:
+            pass
+    return torch.nn.functional.linear(input, pattern.scatter(values, None if frozen is None else frozen.detach()), bias)
 
 
-def scattered(
-    values: Tensor, pattern: SparsePattern, frozen: Tensor | None = None, layout: torch.memory_format = _CONTIGUOUS
-) -> Tensor:
-    """The dense weight with ``values`` at the pattern, over zeros or ``frozen``."""
-
-    def scatter() -> Tensor:
-        return pattern.scatter(values, None if frozen is None else frozen.detach()).to(memory_format=layout)
-
-    return dense_weight(scatter, (values,), (pattern.packed, frozen), pattern.shape, layout)
-
-
-def layout_of_weight(*tensors: Tensor | None) -> torch.memory_format:
-    """As torch's convolution does, channels_last as soon as one of the tensors is."""
-    return torch.channels_last if any(map(_is_channels_last, tensors)) else _CONTIGUOUS
-
-
-def _composed(
-    values: Tensor, pattern: SparsePattern, basis: Tensor, groups: int, basis_axis: str, layout: torch.memory_format
-) -> Tensor:
-    def compose() -> Tensor:
-        bases = basis[None] if basis.dim() == 3 else basis
-        weight = compose_filters(pattern.scatter(values), bases, groups=groups, basis_axis=basis_axis)
-        return weight.to(memory_format=layout)
-
-    return dense_weight(compose, (values, basis), (pattern.packed,), pattern.shape, groups, basis_axis, layout)
+def wants_channels_last(*tensors: Tensor | None) -> bool:
+    """As torch's convolution does, as soon as one of the tensors is channels_last."""
+    return any(map(_is_channels_last, tensors))
 
 
 def _is_channels_last(t: Tensor | None) -> bool:
@@ -87,10 +65,21 @@ def _is_channels_last(t: Tensor | None) -> bool:
     return t is not None and t.dim() == 4 and t.stride(1) == 1 and t.shape[2:] != (1, 1)
 
 
-def _one_operator(input: Tensor, *learned: Tensor | None) -> bool:
-    if not torch.compiler.is_compiling() or differentiable(input, *learned):
+def _one_operator(input: Tensor, *others: Tensor | None) -> bool:
+    if differentiable(input, *others) or torch.is_autocast_enabled("cpu"):
         return False
-    return input.device.type == "cpu" and not torch.is_autocast_enabled("cpu")  # nothing is kept elsewhere
+    if input.device.type != "cpu":  # nothing is kept elsewhere
+        return False
+    return torch.compiler.is_compiling() or not _looked_at(input, *others)
+
+
+def _looked_at(*tensors: Tensor | None) -> bool:
+    """Whether somebody wants to see the parts: a tracer, a mode, a transform or a tensor of another kind."""
+    if torch._C._get_tracing_state() or torch._C._len_torch_dispatch_stack() > 0:
+        return True
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return not all(t is None or type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
 
 
 def _check_conv2d(input, values, frozen, basis, bias, pattern, shape, *geometry: Any) -> list[int]:
@@ -110,25 +99,10 @@ def _check_linear(input, values, frozen, bias, pattern, shape) -> list[int]:
     return checks.check_sparse_linear(input, values, bias, pattern, shape)
 
 
-def _conv2d(input, values, frozen, basis, bias, pattern, shape, *geometry):
-    *conv, basis_axis = geometry
-    try:
-        about = {"frozen": frozen, "basis": basis, "basis_axis": basis_axis}
-        output = dense_conv2d(input, values, SparsePattern(pattern, shape), bias, *conv, **about)
-    except (RuntimeError, ValueError):
-        _check_conv2d(input, values, frozen, basis, bias, pattern, shape, *geometry)
-        raise
-    return output.contiguous(memory_format=layout_of_weight(input, frozen))
-
-
 def _fake_conv2d(input, values, frozen, basis, bias, pattern, shape, *geometry):
     size = _check_conv2d(input, values, frozen, basis, bias, pattern, shape, *geometry)
-    return input.new_empty(size).contiguous(memory_format=layout_of_weight(input, frozen))
-
-
-def _linear(input, values, frozen, bias, pattern, shape):
-    _check_linear(input, values, frozen, bias, pattern, shape)
-    return dense_linear(input, values, SparsePattern(pattern, shape), bias, frozen)
+    layout = torch.channels_last if wants_channels_last(input, frozen) else torch.contiguous_format
+    return input.new_empty(size).contiguous(memory_format=layout)
 
 
 def _fake_linear(input, values, frozen, bias, pattern, shape):
@@ -145,24 +119,6 @@ def _no_gradient(ctx: Any, grad: Tensor) -> NoReturn:
     )
 
 
-def _register(name: str, signature: str, kernel: Callable[..., Tensor], fake_kernel: Callable[..., Tensor]) -> None:
-    for overload in ("", ".kernel"):
-        define(f"fbconv::{name}{overload}", signature)
-        impl(f"fbconv::{name}{overload}", "default", kernel)
-    fake(name)(fake_kernel)
-    autograd.register(name, _save_nothing, _no_gradient)
-
-
-_register(
-    "dense_conv2d",
-    "(Tensor input, Tensor values, Tensor? frozen, Tensor? basis, Tensor? bias, Tensor pattern, int[] shape, "
-    "int[] stride, int[] padding, int[] dilation, int groups, str basis_axis) -> Tensor",
-    _conv2d,
-    _fake_conv2d,
-)
-_register(
-    "dense_linear",
-    "(Tensor input, Tensor values, Tensor? frozen, Tensor? bias, Tensor pattern, int[] shape) -> Tensor",
-    _linear,
-    _fake_linear,
-)
+for _name, _fake in (("dense_conv2d", _fake_conv2d), ("dense_linear", _fake_linear)):
+    fake(_name)(_fake)
+    autograd.register(_name, _save_nothing, _no_gradient)

@@ -113,13 +113,15 @@ def _choice_of_range(cheapest: Callable[[int], str], size: int) -> str:
 def _traced_with(size: Any) -> Any:
     """An open size's number in this trace, without a guard; in tuples too, because ``dynamic=True`` leaves even a
     module's stride open."""
-    from torch.fx.experimental.symbolic_shapes import optimization_hint
+    from torch.fx.experimental import symbolic_shapes
 
     if isinstance(size, tuple):
         return tuple(_traced_with(each) for each in size)
     if isinstance(size, bool | str):
         return size
-    return optimization_hint(size, fallback=_LARGE)
+    if hasattr(symbolic_shapes, "optimization_hint"):
+        return symbolic_shapes.optimization_hint(size, fallback=_LARGE)
+    return symbolic_shapes.size_hint(size, fallback=_LARGE)  # its name before torch 2.13
 
 
 def _is_always(size: int, number: int) -> bool:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from . import planner
 from ._composing import compose_filters
-from ._dense_plans import dense_conv2d, dense_linear, layout_of_weight, scattered
+from ._dense_plans import dense_conv2d, dense_linear, wants_channels_last
+from ._dense_weights import make_weight
 from ._ops import checks, ops
 from ._ops.call import call, differentiable
 from ._ops.checks import composed_shape, conv_output_shape
@@ -200,15 +201,16 @@ def frozen_conv2d(
         return frozen_conv2d(input[None], frozen, values, pattern, bias, **args)[0]
     stride, padding, dilation = _pairs(op, stride, padding, dilation)
     _check_call(op, pattern, backend)
+    training = differentiable(input, values, bias)
     if backend == "auto":
         geometry = (pattern.shape, stride, padding, dilation, groups)
-        training = differentiable(input, values, bias)
         backend = choose(planner.frozen_costs, op, input, geometry, pattern.nnz, training)
     args = (pattern.packed, stride, padding, dilation, groups)
     try:
-        if backend == "dense":
+        if backend == "dense" or not training:  # forward, both are the same
             return dense_conv2d(input, values, pattern, bias, stride, padding, dilation, groups, frozen=frozen)
-        weight = scattered(values, pattern, frozen, layout_of_weight(input, frozen))
+        channels_last = wants_channels_last(input, frozen)
+        weight = make_weight(values, frozen, None, pattern.packed, pattern.shape, groups, "in", channels_last)
         return call(ops.frozen_conv2d.default, (input, weight, values, bias), args)
     except RuntimeError:
         checks.check_frozen_conv2d(input, frozen, values, bias, *args)
@@ -284,13 +286,13 @@ def frozen_linear(
     """
     op = "frozen_linear"
     _check_call(op, pattern, backend)
+    training = differentiable(input, values, bias)
     if backend == "auto":
-        training = differentiable(input, values, bias)
         backend = choose(planner.frozen_costs, op, input, (pattern.shape,), pattern.nnz, training)
     checks.check_frozen_linear(input, frozen, values, bias, pattern.packed)
-    if backend == "dense":
+    if backend == "dense" or not training:
         return dense_linear(input, values, pattern, bias, frozen)
-    weight = scattered(values, pattern, frozen)
+    weight = pattern.scatter(values, frozen.detach())
     return call(ops.frozen_linear.default, (input, weight, values, bias), (pattern.packed,))
 
 

@@ -16,24 +16,31 @@ pytest.importorskip("matplotlib")
 def bench(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent.parent / "bench")
     import bench_compile
-    import bench_networks
 
-    monkeypatch.setattr(bench_networks, "MODEL", "lenet5")
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     return bench_compile
 
 
 @pytest.mark.filterwarnings("ignore:no weight of")  # few rounds of scoring
 def test_rows_and_picture(bench, monkeypatch, tmp_path):
-    options = ["--sparsity", ".986", "--score-rounds", "3", "--rounds", "2", "--out", str(tmp_path)]
+    options = [
+        "--model",
+        "lenet5",
+        "--sparsity",
+        ".986",
+        "--score-rounds",
+        "3",
+        "--rounds",
+        "2",
+        "--out",
+        str(tmp_path),
+    ]
     monkeypatch.setattr(sys, "argv", ["bench_compile.py", *options])
     bench.main()
-    assert (tmp_path / "compile.png").read_bytes().startswith(b"\x89PNG")
-    rows = json.loads((tmp_path / "compile.json").read_text())["rows"]
-    for direction, names in (
-        ("inference", {"dense", "spatial", "interspace"}),
-        ("step", {"dense", "spatial", "interspace", "frozen"}),
-    ):
+    assert (tmp_path / "compile_lenet5.png").read_bytes().startswith(b"\x89PNG")
+    rows = json.loads((tmp_path / "compile_lenet5.json").read_text())["rows"]
+    names = {"dense", "spatial", "interspace", "frozen"}
+    for direction in ("inference", "step"):
         found = [row for row in rows if row["pass"] == direction]
         assert {(row["network"], row["runs"]) for row in found} == {(n, r) for n in names for r in bench.RUNS}
         assert max(r["speed_up"] for r in found if (r["network"], r["runs"]) == ("dense", "eager")) == 1

@@ -11,6 +11,7 @@ from torch import nn
 from torch._dynamo import mark_dynamic
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
+from torch.fx.experimental import symbolic_shapes
 
 import fbconv.nn as fnn
 from fbconv import planner
@@ -65,8 +66,7 @@ def test_one_graph_for_all_batch_sizes(kind, graphs, generator):
             x = images(generator, batch)
             mark_dynamic(x, 0)
             torch.testing.assert_close(traced(x), model(x))
-    # torch's own convolution, under a frozen layer's sparse plan, tells batches below 16 from others.
-    assert len(graphs.graphs) == (2 if kind == "frozen" else 1)
+    assert len(graphs.graphs) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,6 +78,15 @@ def test_everything_dynamic(kind, graphs, generator):
             x = images(generator, batch, size)
             torch.testing.assert_close(traced(x), model(x))
     assert len(graphs.graphs) <= 2
+
+
+def test_sizes_have_hints_in_older_torch(generator, monkeypatch):
+    monkeypatch.setattr(symbolic_shapes, "size_hint", symbolic_shapes.optimization_hint, raising=False)
+    monkeypatch.delattr(symbolic_shapes, "optimization_hint", raising=False)
+    model, x = network("pruned", generator).eval(), images(generator, 4)
+    with torch.no_grad():
+        program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+        torch.testing.assert_close(program.module()(x), model(x))
 
 
 def test_linear_rows_may_be_open_in_all_dimensions(graphs, generator):

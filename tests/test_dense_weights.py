@@ -163,12 +163,12 @@ def test_memory_is_bounded(layer, x, monkeypatch):
     with torch.no_grad():
         layer(x)
         (kept,) = (entry for entry in _dense_weights._kept.values() if entry.owner() is layer.values)
-        monkeypatch.setattr(_dense_weights, "_MOST_BYTES", 2 * kept.weight.nbytes)
+        monkeypatch.setattr(_dense_weights, "_MOST_BYTES", 2 * kept.bytes)
         layers = [copy.deepcopy(layer) for _ in range(4)]
         for _ in range(2):
             for copied in layers:
                 torch.testing.assert_close(copied(x), expected(layer, x))
-                assert sum(entry.weight.nbytes for entry in _dense_weights._kept.values()) <= 2 * kept.weight.nbytes
+                assert sum(entry.bytes for entry in _dense_weights._kept.values()) <= 2 * kept.bytes
         monkeypatch.setattr(_dense_weights, "_MOST_BYTES", 0)
         layer.values.mul_(2)
         check(layer, x)

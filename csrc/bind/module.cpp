@@ -7,7 +7,7 @@
 #include "draw.h"
 #include "effort.h"
 #include "fbconv_build_info.h"
-#include "fingerprint.h"
+#include "kept_weights.h"
 #include "peak.h"
 #include "positions.h"
 
@@ -39,7 +39,9 @@ PYBIND11_MODULE(_C, m) {
   fbconv::bind_cops(m);
   fbconv::bind_draw(m);
   fbconv::bind_effort(m);
-  fbconv::bind_fingerprint(m);
+  m.def(
+      "forget_weight", [](uintptr_t owner) { fbconv::kept_weights().forget(owner); },
+      py::arg("owner"), "Drops the dense weight kept for the values that lie at this address.");
   fbconv::bind_peak(m);
   fbconv::bind_positions(m);
 }

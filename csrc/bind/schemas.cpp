@@ -1,6 +1,6 @@
 // The operators' signatures.  `pattern` is a packed pattern (core/pattern.h), `weight_shape` and
 // `coefficient_shape` the dense shape it stands for.  frozen_* are implemented in Python on torch's
-// dense convolution: only their weight gradient is ours.
+// dense convolution: only their weight gradient is ours.  So are the two *_weight, which dense_* call.
 #include <torch/csrc/stable/library.h>
 
 #include <string>
@@ -58,6 +58,17 @@ STABLE_TORCH_LIBRARY(fbconv, m) {
   define(m, "frozen_linear",
          "(Tensor input, Tensor weight, Tensor values, Tensor? bias, Tensor pattern) -> "
          "Tensor");
+  define(m, "dense_conv2d",
+         "(Tensor input, Tensor values, Tensor? frozen, Tensor? basis, Tensor? bias, Tensor "
+         "pattern, int[] shape, int[] stride, int[] padding, int[] dilation, int groups, str "
+         "basis_axis) -> Tensor");
+  define(m, "dense_linear",
+         "(Tensor input, Tensor values, Tensor? frozen, Tensor? bias, Tensor pattern, int[] "
+         "shape) -> Tensor");
+  m.def(
+      "dense_weight(Tensor values, Tensor? frozen, Tensor? basis, Tensor pattern, int[] shape, int "
+      "groups, str basis_axis, bool channels_last) -> Tensor");
+  m.def("may_keep_weight(Tensor values, int bytes) -> bool");
   define(m, "embed", "(Tensor values, Tensor? frozen, Tensor pattern, int[] shape) -> Tensor");
   define(m, "gather", "(Tensor dense, Tensor pattern) -> Tensor");
 }
