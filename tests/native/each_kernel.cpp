@@ -13,31 +13,39 @@ constexpr Parallel kSerial{1, [](int64_t tasks, void (*body)(void*, int64_t), vo
                              for (int64_t task = 0; task < tasks; ++task) body(context, task);
                            }};
 
+struct SparseCase {
+  Case layer;
+  double density;
+};
+
 // A way through memory each: rows of vectors, taps that are read strided, lanes of images, many
-// groups, linear.
-const Case kCases[] = {
-    {"same size", {2, 4, 7, 9, 4, 3, 3, 1, 1, 1, 1, 1, 1, 1}},
-    {"strided", {2, 3, 9, 8, 4, 3, 3, 2, 2, 1, 1, 1, 1, 1}},
-    {"batch of 17", {17, 4, 4, 4, 6, 3, 3, 1, 1, 1, 1, 1, 1, 1}},
-    {"depthwise", {2, 5, 6, 6, 5, 3, 3, 1, 1, 1, 1, 1, 1, 5}},
-    {"linear", {1, 13, 10, 1, 7, 1, 1, 1, 1, 0, 0, 1, 1, 1}},
+// groups, linear, rows that read the same.
+const SparseCase kCases[] = {
+    {{"same size", {2, 4, 7, 9, 4, 3, 3, 1, 1, 1, 1, 1, 1, 1}}, .4},
+    {{"strided", {2, 3, 9, 8, 4, 3, 3, 2, 2, 1, 1, 1, 1, 1}}, .4},
+    {{"batch of 17", {17, 4, 4, 4, 6, 3, 3, 1, 1, 1, 1, 1, 1, 1}}, .4},
+    {{"depthwise", {2, 5, 6, 6, 5, 3, 3, 1, 1, 1, 1, 1, 1, 5}}, .4},
+    {{"linear", {1, 13, 10, 1, 7, 1, 1, 1, 1, 0, 0, 1, 1, 1}}, .4},
+    {{"full", {2, 4, 7, 9, 5, 3, 3, 1, 1, 1, 1, 1, 1, 1}}, 1},
+    {{"almost empty", {2, 8, 7, 9, 8, 3, 3, 1, 1, 1, 1, 1, 1, 1}}, .02},
 };
 
 template <typename T>
 void test_operators() {
   const CpuEngine engine{kSerial};
   Random random(51);
-  for (const Case& c : kCases) {
+  for (const auto& [c, density] : kCases) {
     const ConvGeometry& g = c.geometry;
     const Problem problem(g, random);
-    const Pattern pattern = random_pattern(random, g.out_channels, g.group_inputs(), g.taps(), .4);
+    const Pattern pattern =
+        random_pattern(random, g.out_channels, g.group_inputs(), g.taps(), density);
     for (const Layout layout : {Layout::kContiguous, Layout::kChannelsLast}) {
       check_sparse<T>(engine, problem, pattern, layout, random, c.name);
     }
     check_embedding<T>(engine, pattern, random, c.name);
     for (const NaiveBasis& bases : {NaiveBasis{1, 4, false}, NaiveBasis{g.out_channels, 2, true}}) {
       const Pattern mix =
-          random_pattern(random, g.out_channels, g.group_inputs(), bases.elements, .4);
+          random_pattern(random, g.out_channels, g.group_inputs(), bases.elements, density);
       const BasisProblem sides(g, bases, mix, random);
       check_basis_maps<T>(engine, problem, sides, mix, Layout::kContiguous, c.name);
       check_basis_params<T>(engine, problem, sides, mix, Layout::kContiguous, c.name);
