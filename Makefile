@@ -29,9 +29,9 @@ demo: setup
 	$(BIN)/python -m fbconv reproduce digits --out runs/demo
 
 test: setup
-	cmake -S . -B build/native -G Ninja -DCMAKE_BUILD_TYPE=Release
-	cmake --build build/native
-	ctest --test-dir build/native --output-on-failure
+	cmake --workflow --preset release
+	cmake --workflow --preset memory
+	cmake --workflow --preset thread
 	$(BIN)/python -m pytest
 
 bench: setup

@@ -16,9 +16,10 @@ class Buffer {
   Buffer& operator=(const Buffer&) = delete;
   ~Buffer() { release(); }
 
-  // At least `count` elements; what was there before is lost when it has to grow.
+  // At least `count` elements; what was there before is lost when it has to grow.  Never null:
+  // kernels walk over what no entry reads, and null has no offsets.
   T* reserve(int64_t count) {
-    if (count > capacity_) {
+    if (count > capacity_ || data_ == nullptr) {
       release();
       data_ = static_cast<T*>(::operator new(sizeof(T) * static_cast<size_t>(count), kAlignment));
       capacity_ = count;

@@ -1,9 +1,10 @@
-// Every CPU operator on several threads: right, the same bits each time, and free of races (for
-// which this runs under the thread sanitizer).
+// Every CPU operator on several threads, and several threads that call operators: right, the same
+// bits each time, and free of races (for which this runs under the thread sanitizer).
 #include <algorithm>
 #include <atomic>
 #include <thread>
 
+#include "../../csrc/cpu/fingerprint.h"
 #include "cpu_engine.h"
 
 namespace fbconv::test {
@@ -50,6 +51,78 @@ void test_deterministic(const CpuEngine& engine) {
   }
 }
 
+void run_serially(int64_t tasks, void (*body)(void*, int64_t), void* context) {
+  for (int64_t task = 0; task < tasks; ++task) body(context, task);
+}
+
+PatternView known(const Pattern& pattern, PatternHalf half) {
+  PatternView view = pattern.view();
+  view.content = fingerprint(view, half);
+  return view;
+}
+
+// What every pass gives that keeps a plan, all in one.
+Dense results_of_plans(const ConvGeometry& g, const Problem& t, const Pattern& pattern,
+                       const Dense& values, const Dense& basis) {
+  const CpuEngine engine{{1, run_serially}};
+  const PatternView rows = known(pattern, PatternHalf::kForward);
+  const PatternView channels = known(pattern, PatternHalf::kTransposed);
+  const BasisLayout bases{1, 9, false};
+  const std::vector<float> v = cast<float>(values), f = cast<float>(basis);
+  const Map<float> input(input_shape(g), Layout::kContiguous, t.input);
+  const Map<float> grad(output_shape(g), Layout::kContiguous, t.grad);
+  std::vector<Map<float>> outputs(3, {output_shape(g), Layout::kContiguous});
+  std::vector<Map<float>> inputs(2, {input_shape(g), Layout::kContiguous});
+  std::vector<float> dense = unwritten<float>(pattern.mask.size());
+  std::vector<std::vector<float>> of_values(2, unwritten<float>(pattern.nnz()));
+  std::vector<float> of_basis = unwritten<float>(basis.size());
+
+  engine.sparse_conv2d<float>(g, rows, input.view(), v.data(), nullptr, outputs[0].view());
+  engine.sparse_conv2d_grad_input<float>(g, channels, grad.view(), v.data(), inputs[0].view());
+  engine.sparse_conv2d_grad_values<float>(g, rows, grad.view(), input.view(), of_values[0].data());
+  engine.fb_conv2d<float>(g, bases, MixOrder::kBasisFirst, rows, input.view(), f.data(), v.data(),
+                          nullptr, outputs[1].view());
+  engine.fb_conv2d<float>(g, bases, MixOrder::kMixFirst, rows, input.view(), f.data(), v.data(),
+                          nullptr, outputs[2].view());
+  engine.fb_conv2d_grad_input<float>(g, bases, rows, grad.view(), f.data(), v.data(),
+                                     inputs[1].view());
+  engine.fb_conv2d_grad_values<float>(g, bases, rows, grad.view(), input.view(), f.data(),
+                                      of_values[1].data());
+  engine.fb_conv2d_grad_basis<float>(g, bases, rows, grad.view(), input.view(), v.data(),
+                                     of_basis.data());
+  engine.embed<float>(rows, v.data(), nullptr, dense.data());
+
+  Dense all(dense.begin(), dense.end());
+  const auto append = [&](const Dense& more) { all.insert(all.end(), more.begin(), more.end()); };
+  for (const auto* maps : {&outputs, &inputs}) {
+    for (const Map<float>& map : *maps) append(map.dense());
+  }
+  for (const auto& more : of_values) append(widen(more));
+  append(widen(of_basis));
+  return all;
+}
+
+// Threads that call at once make, find and use the same plans.
+void test_calls_at_once() {
+  Random random(12);
+  for (const double density : {.02, .3}) {
+    const ConvGeometry g{3, 8, 12, 12, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1};
+    const Problem t(g, random);
+    const Pattern pattern = random_pattern(random, 16, 8, 9, density);
+    const Dense values = random_dense(random, pattern.nnz()), basis = random_dense(random, 81);
+    std::vector<Dense> results(2 * kThreads);
+    std::vector<std::thread> threads;
+    for (int64_t i = 0; i < kThreads; ++i) {
+      threads.emplace_back([&, i] {
+        results[2 * i] = results_of_plans(g, t, pattern, values, basis);
+        results[2 * i + 1] = results_of_plans(g, t, pattern, values, basis);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (const Dense& result : results) CHECK(result == results[0], "same bits");
+  }
+}
+
 }  // namespace
 }  // namespace fbconv::test
 
@@ -62,5 +135,6 @@ int main() {
   test_many_tiles<float>(engine);
   test_large_embedding<float>(engine);
   test_deterministic(engine);
+  test_calls_at_once();
   return verdict();
 }

@@ -6,6 +6,7 @@
 
 #include "../../csrc/core/pattern.h"
 #include "fixture.h"
+#include "well_formed.h"
 
 namespace fbconv::test {
 namespace {
@@ -15,35 +16,7 @@ Pattern small_pattern(double density) {
   return random_pattern(random, 4, 3, 4, density);
 }
 
-// Well-formed by the definition, word for word.
-bool list_is_well_formed(const std::vector<int32_t>& words, int64_t ptr, int64_t lists,
-                         int64_t index, int64_t nnz, int64_t bound) {
-  if (words[ptr] != 0 || words[ptr + lists] != nnz) return false;
-  for (int64_t i = 0; i < lists; ++i) {
-    const int64_t begin = words[ptr + i], end = words[ptr + i + 1];
-    if (begin < 0 || begin > end || end > nnz) return false;
-    for (int64_t k = begin; k < end; ++k) {
-      const int64_t value = words[index + k];
-      if (value < 0 || value >= bound || (k > begin && value <= words[index + k - 1])) return false;
-    }
-  }
-  return true;
-}
-
-bool is_well_formed(const std::vector<int32_t>& words, const Pattern& p, PatternHalf half) {
-  const int64_t nnz = p.nnz(), row_ptr = 8, index = row_ptr + p.rows + 1;
-  const int64_t channel_ptr = index + nnz, t_index = channel_ptr + p.channels + 1;
-  const std::vector<int64_t> header{kPatternMagic, p.rows, p.channels, p.taps, nnz};
-  if (std::vector<int64_t>(words.begin(), words.begin() + 5) != header) return false;
-  if (half == PatternHalf::kForward) {
-    return list_is_well_formed(words, row_ptr, p.rows, index, nnz, p.channels * p.taps);
-  }
-  for (int64_t k = 0; k < nnz; ++k) {
-    const int32_t value = words[t_index + nnz + k];
-    if (value < 0 || value >= nnz) return false;
-  }
-  return list_is_well_formed(words, channel_ptr, p.channels, t_index, nnz, p.rows * p.taps);
-}
+PatternShape shape_of(const Pattern& p) { return {p.rows, p.channels, p.taps, p.nnz()}; }
 
 std::string error_of(const std::vector<int32_t>& words, const Pattern& p, PatternHalf half) {
   return pattern_error(words.data(),
@@ -66,7 +39,7 @@ void test_valid() {
   for (const double density : {0., .1, .5, 1.}) {
     const Pattern p = small_pattern(density);
     for (const PatternHalf half : {PatternHalf::kForward, PatternHalf::kTransposed}) {
-      CHECK(is_well_formed(p.packed, p, half), "the fixture is well-formed");
+      CHECK(is_well_formed(p.packed, shape_of(p), half), "the fixture is well-formed");
       CHECK(error_of(p.packed, p, half).empty(), error_of(p.packed, p, half));
     }
   }
@@ -85,7 +58,7 @@ void test_every_word() {
       words[i] = value;
       for (const PatternHalf half : {PatternHalf::kForward, PatternHalf::kTransposed}) {
         const bool accepted = error_of(words, p, half).empty();
-        CHECK(accepted == is_well_formed(words, p, half),
+        CHECK(accepted == is_well_formed(words, shape_of(p), half),
               "word " + std::to_string(i) + " = " + std::to_string(value));
         rejected += !accepted;
       }
