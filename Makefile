@@ -1,4 +1,4 @@
-# make setup | demo | test | bench | docs | wheel | lint | clean.  Choose the interpreter with PYTHON=python3.12.
+# make setup | demo | test | trust | bench | docs | wheel | lint | clean.  Choose the interpreter with PYTHON=python3.12.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 SOURCES := setup.py pyproject.toml fbconv/_version.py $(shell find csrc -type f)
 
-.PHONY: setup demo test bench docs wheel lint clean
+.PHONY: setup demo test trust bench docs wheel lint clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.built
@@ -33,6 +33,11 @@ test: setup
 	cmake --workflow --preset memory
 	cmake --workflow --preset thread
 	$(BIN)/python -m pytest
+
+# The long form of tests/trust, with sanitizers, valgrind and fuzzers where they are there.
+trust: setup
+	$(BIN)/python tests/trust/native.py --report build/trust/native.json
+	FBCONV_TRUST=full $(BIN)/python -m pytest tests/trust --trust-report build/trust/python.json
 
 bench: setup
 	$(BIN)/python -m pytest bench --benchmark-only
