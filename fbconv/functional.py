@@ -66,10 +66,11 @@ def sparse_conv2d(
     Source: interspace pruning, section on sparse convolutions (``Y[a] = sum over kept (b, i, j)``).
     """
     op = "sparse_conv2d"
+    _check_tensors(op, input, values=values, bias=bias)
     if input.dim() == 3:
         args = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "backend": backend}
         return sparse_conv2d(input[None], values, pattern, bias, **args)[0]
-    stride, padding, dilation = _pairs(op, stride, padding, dilation)
+    stride, padding, dilation, groups = _geometry(op, stride, padding, dilation, groups)
     _check_call(op, pattern, backend)
     if backend == "auto":
         geometry = (pattern.shape, stride, padding, dilation, groups)
@@ -131,10 +132,11 @@ def fb_conv2d(
     Source: interspace pruning, FB convolution and its gradients.
     """
     op = "fb_conv2d"
+    _check_tensors(op, input, basis=basis, values=values, bias=bias)
     if input.dim() == 3:
         args = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         return fb_conv2d(input[None], basis, values, pattern, bias, basis_axis=basis_axis, backend=backend, **args)[0]
-    stride, padding, dilation = _pairs(op, stride, padding, dilation)
+    stride, padding, dilation, groups = _geometry(op, stride, padding, dilation, groups)
     _check_call(op, pattern, backend, "basis_first", "mix_first", "composed")
     bases = basis[None] if basis.dim() == 3 else basis
     if backend in ("auto", "sparse"):
@@ -156,7 +158,7 @@ def fb_conv2d(
 
 def frozen_conv2d(
     input: Tensor,
-    frozen: Tensor,
+    frozen: Tensor | None,
     values: Tensor,
     pattern: SparsePattern,
     bias: Tensor | None = None,
@@ -175,7 +177,8 @@ def frozen_conv2d(
 
     Args:
         input: ``(batch, C_in, H, W)`` or ``(C_in, H, W)``; float32, float64, bfloat16 or float16.
-        frozen: ``(C_out, C_in / groups, KH, KW)``; its entries at the pattern are ignored, it gets no gradient.
+        frozen: ``(C_out, C_in / groups, KH, KW)``; its entries at the pattern are ignored, it gets no gradient. None
+            stands for zeros.
         values: ``(nnz,)``, the trained weights.
         pattern: of ``frozen``'s shape.
         bias, stride, padding, dilation, groups: as in :func:`sparse_conv2d`.
@@ -195,10 +198,12 @@ def frozen_conv2d(
     Source: FreezeNet, ``psi theta + (1 - m) * Theta0``.
     """
     op = "frozen_conv2d"
+    optional = {} if frozen is None else {"frozen": frozen}
+    _check_tensors(op, input, values=values, bias=bias, **optional)
     if input.dim() == 3:
         args = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "backend": backend}
         return frozen_conv2d(input[None], frozen, values, pattern, bias, **args)[0]
-    stride, padding, dilation = _pairs(op, stride, padding, dilation)
+    stride, padding, dilation, groups = _geometry(op, stride, padding, dilation, groups)
     _check_call(op, pattern, backend)
     if backend == "auto":
         geometry = (pattern.shape, stride, padding, dilation, groups)
@@ -211,7 +216,8 @@ def frozen_conv2d(
         weight = scattered(values, pattern, frozen, layout_of_weight(input, frozen))
         return call(ops.frozen_conv2d.default, (input, weight, values, bias), args)
     except RuntimeError:
-        checks.check_frozen_conv2d(input, frozen, values, bias, *args)
+        zeros = values.new_zeros(()).expand(pattern.shape)
+        checks.check_frozen_conv2d(input, zeros if frozen is None else frozen, values, bias, *args)
         raise
 
 
@@ -239,6 +245,7 @@ def sparse_linear(
         torch.Size([5, 10])
     """
     op = "sparse_linear"
+    _check_tensors(op, input, values=values, bias=bias)
     _check_call(op, pattern, backend)
     if backend == "auto":
         training = differentiable(input, values, bias)
@@ -283,6 +290,7 @@ def frozen_linear(
     Source: FreezeNet, ``psi theta + (1 - m) * Theta0``.
     """
     op = "frozen_linear"
+    _check_tensors(op, input, frozen=frozen, values=values, bias=bias)
     _check_call(op, pattern, backend)
     if backend == "auto":
         training = differentiable(input, values, bias)
@@ -311,20 +319,39 @@ def checked_conv2d(
     return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 
-def _pairs(op: str, stride: _Pair, padding: _Pair, dilation: _Pair) -> tuple[tuple[int, int], ...]:
-    return _pair(op, "stride", stride), _pair(op, "padding", padding), _pair(op, "dilation", dilation)
+def _geometry(op: str, stride: _Pair, padding: _Pair, dilation: _Pair, groups: int) -> tuple:
+    pairs = _pair(op, "stride", stride), _pair(op, "padding", padding), _pair(op, "dilation", dilation)
+    return (*pairs, checks.check_int(op, "groups", groups))
 
 
 def _pair(op: str, name: str, option: _Pair) -> tuple[int, int]:
-    if type(option) is int:  # the usual case: asking a protocol costs more than the rest of a call
-        return (option, option)
+    # The usual case first: asking a protocol costs more than the rest of a call.
+    pair = (option, option) if type(option) is int else _pair_of(op, name, option)
+    if max(pair) > checks.INT32_MAX:  # torch's convolution could not even read it
+        checks.fail(op, f"{name} must be below 2^31, got {option!r}")
+    return pair
+
+
+def _pair_of(op: str, name: str, option: _Pair) -> tuple[int, int]:
     try:
         pair = (option, option) if hasattr(option, "__index__") else tuple(option)
         if len(pair) == 2:
             return (index(pair[0]), index(pair[1]))
-    except TypeError:
+    except (TypeError, ValueError):  # the latter from tensors of several numbers
         pass
     raise RuntimeError(f"{op}: {name} must be an int or a pair of ints, got {option!r}")
+
+
+def _check_tensors(op: str, input: Tensor, bias: Tensor | None, **others: Tensor) -> None:
+    """What torch's own operators, which run the dense plans, would not say in these words, or not say at all."""
+    checks.check_tensors(op, input=input, **others)
+    if bias is not None:
+        checks.check_tensors(op, bias=bias)
+        others["bias"] = bias
+    device = input.device
+    for name, tensor in others.items():
+        if tensor.device != device:
+            checks.fail(op, f"{name} must be on input's device {device}, got {tensor.device}")
 
 
 def _check_call(op: str, pattern: SparsePattern, backend: str, *more_backends: str) -> None:
