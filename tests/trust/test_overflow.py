@@ -3,14 +3,12 @@
 Expanded tensors have any shape in four bytes, and the process may take no more than a gigabyte beyond what it has.
 """
 
-import resource
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from memory import limited
 from raw_ops import op
 from test_errors import ERRORS
 from torch import Tensor
@@ -23,21 +21,9 @@ MOST = 2**31 - 1
 SIZES = [MOST, 2**31, 2**32, 2**40, 2**62, 2**63 - 1]
 
 
-@contextmanager
-def limited() -> Iterator[None]:
-    """No more than a gigabyte of addresses, touched or not, beyond what the process has."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + GIGABYTE, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-
-
 @pytest.fixture(autouse=True)
 def _little_memory() -> Iterator[None]:
-    with limited():
+    with limited(GIGABYTE):
         yield
 
 
