@@ -3,6 +3,13 @@
 Every call checks its arguments and raises an error that names the operator, the argument, what was expected and what
 came. Gradients are computed only for what requires them, in the shape in which it is stored: ``(nnz,)`` for values.
 ``backend="auto"`` takes the plan that :mod:`fbconv.planner` expects to be fastest, dense included.
+
+NaN, infinities and denormal numbers. On the sparse plans ("sparse", "basis_first", "mix_first") a NaN or an infinity in
+an input reaches exactly the outputs and the weight gradients whose kept weights see it, and one in an incoming gradient
+exactly those input gradients. A pruned weight passes nothing on, where a zero in a dense weight makes NaN of 0 * NaN:
+that is what the dense plans do, and so "auto" where it takes them. A weight that is not finite reaches whatever it is
+multiplied with, and may also make NaN where it meets the zeros of the padding; so may an incoming gradient in weight
+gradients. Everything else keeps its very bits. Denormal numbers are not flushed to zero.
 """
 
 from __future__ import annotations

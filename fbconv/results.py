@@ -120,7 +120,7 @@ class Results:
         try:
             with closing(self._connect()) as database, database:
                 return database.execute(statement, values).fetchall()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter from SQLite's own messages
             raise ValueError(f"{self.path}: not a file of results: {error}") from error
 
     def _connect(self) -> sqlite3.Connection:
