@@ -85,6 +85,7 @@ def sparse_conv2d(
         backend = choose(planner.sparse_costs, op, input, geometry, pattern.nnz, training)
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups)
     if backend == "dense":
+        _check_devices(op, input, values=values, bias=bias)
         try:
             return dense_conv2d(input, values, pattern, bias, stride, padding, dilation, groups)
         except RuntimeError:  # torch's words do not name our arguments, and checks before it would cost more than it
@@ -154,6 +155,7 @@ def fb_conv2d(
         backend = choose(costs, op, input, geometry, pattern.nnz, training, pattern.shape[-1])
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups, basis_axis)
     if backend in ("composed", "dense"):
+        _check_devices(op, input, basis=basis, values=values, bias=bias)
         try:
             geometry = (stride, padding, dilation, groups)
             return dense_conv2d(input, values, pattern, bias, *geometry, basis=basis, basis_axis=basis_axis)
@@ -217,6 +219,7 @@ def frozen_conv2d(
         training = differentiable(input, values, bias)
         backend = choose(planner.frozen_costs, op, input, geometry, pattern.nnz, training)
     args = (pattern.packed, stride, padding, dilation, groups)
+    _check_devices(op, input, frozen=frozen, values=values, bias=bias)
     try:
         if backend == "dense":
             return dense_conv2d(input, values, pattern, bias, stride, padding, dilation, groups, frozen=frozen)
@@ -350,14 +353,16 @@ def _pair_of(op: str, name: str, option: _Pair) -> tuple[int, int]:
 
 
 def _check_tensors(op: str, input: Tensor, bias: Tensor | None, **others: Tensor) -> None:
-    """What torch's own operators, which run the dense plans, would not say in these words, or not say at all."""
     checks.check_tensors(op, input=input, **others)
     if bias is not None:
         checks.check_tensors(op, bias=bias)
-        others["bias"] = bias
+
+
+def _check_devices(op: str, input: Tensor, **others: Tensor | None) -> None:
+    """torch's convolution takes an input without data and a weight with it."""
     device = input.device
     for name, tensor in others.items():
-        if tensor.device != device:
+        if tensor is not None and tensor.device != device:
             checks.fail(op, f"{name} must be on input's device {device}, got {tensor.device}")
 
 
