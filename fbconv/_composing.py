@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ._ops.checks import check_basis, composed_shape
+from ._ops.checks import check_basis, check_floating, check_int, check_like, check_tensors, composed_shape, fail
 
 
 def compose_filters(coefficients: Tensor, basis: Tensor, *, groups: int = 1, basis_axis: str = "in") -> Tensor:
@@ -25,11 +25,22 @@ def compose_filters(coefficients: Tensor, basis: Tensor, *, groups: int = 1, bas
         >>> compose_filters(torch.randn(8, 4, 9), torch.randn(1, 9, 3, 3)).shape
         torch.Size([8, 4, 3, 3])
     """
-    composed_shape("fb_conv2d", basis.shape, coefficients.shape)
+    _check(coefficients, basis, groups, basis_axis)
     bases = bases_of_channels(basis, coefficients.shape, groups, basis_axis)
     if basis.shape[0] == 1:  # one product instead of one for every filter
         return (coefficients @ basis[0].flatten(-2)).unflatten(-1, basis.shape[-2:])
     return (coefficients[..., None, :] @ bases.flatten(-2))[..., 0, :].unflatten(-1, basis.shape[-2:])
+
+
+def _check(coefficients: Tensor, basis: Tensor, groups: int, basis_axis: str) -> None:
+    op = "compose_filters"
+    check_tensors(op, coefficients=coefficients, basis=basis)
+    check_floating(op, "coefficients", coefficients)
+    check_like(op, "basis", basis, "coefficients", coefficients)
+    composed_shape(op, basis.shape, coefficients.shape)
+    if not check_int(op, "groups", groups) >= 1 or coefficients.shape[0] % groups != 0:
+        fail(op, f"groups must divide the {coefficients.shape[0]} output channels, got {groups}")
+    check_basis(op, basis.shape, coefficients.shape[1] * groups, coefficients.shape[0], basis_axis)
 
 
 def bases_of_channels(basis: Tensor, weight_shape: Sequence[int], groups: int, basis_axis: str) -> Tensor:

@@ -89,12 +89,14 @@ def _check_conv2d(input, values, frozen, basis, bias, pattern, shape, *geometry:
         bases = basis[None] if basis.dim() == 3 else basis
         return checks.check_fb_conv2d(input, bases, values, bias, pattern, shape, *conv, basis_axis)
     if frozen is not None:
+        checks.check_shape("frozen_conv2d", "frozen", frozen, shape)
         return checks.check_frozen_conv2d(input, frozen, values, bias, pattern, *conv)
     return checks.check_sparse_conv2d(input, values, bias, pattern, shape, *conv)
 
 
 def _check_linear(input, values, frozen, bias, pattern, shape) -> list[int]:
     if frozen is not None:
+        checks.check_shape("frozen_linear", "frozen", frozen, shape)
         return checks.check_frozen_linear(input, frozen, values, bias, pattern)
     return checks.check_sparse_linear(input, values, bias, pattern, shape)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from . import _C
+from ._files.torch_files import load_torch
 from ._version import __version__
 from .data import DATA_SETS
 from .densities import DISTRIBUTIONS
@@ -284,7 +285,7 @@ def load_checkpoint(path: Path, config: Config) -> dict[str, object] | None:
     if not path.exists():
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_torch(path)
         stored = state["config"]
         missing = sorted(_CHECKPOINT_PARTS - state.keys())
         if missing:

@@ -3,6 +3,13 @@
 Every call checks its arguments and raises an error that names the operator, the argument, what was expected and what
 came. Gradients are computed only for what requires them, in the shape in which it is stored: ``(nnz,)`` for values.
 ``backend="auto"`` takes the plan that :mod:`fbconv.planner` expects to be fastest, dense included.
+
+NaN, infinities and denormal numbers. On the sparse plans ("sparse", "basis_first", "mix_first") a NaN or an infinity in
+an input reaches exactly the outputs and the weight gradients whose kept weights see it, and one in an incoming gradient
+exactly those input gradients. A pruned weight passes nothing on, where a zero in a dense weight makes NaN of 0 * NaN:
+that is what the dense plans do, and so "auto" where it takes them. A weight that is not finite reaches whatever it is
+multiplied with, and may also make NaN where it meets the zeros of the padding; so may an incoming gradient in weight
+gradients. Everything else keeps its very bits. Denormal numbers are not flushed to zero.
 """
 
 from __future__ import annotations
@@ -67,10 +74,11 @@ def sparse_conv2d(
     Source: interspace pruning, section on sparse convolutions (``Y[a] = sum over kept (b, i, j)``).
     """
     op = "sparse_conv2d"
+    _check_tensors(op, input, values=values, bias=bias)
     if input.dim() == 3:
         args = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "backend": backend}
         return sparse_conv2d(input[None], values, pattern, bias, **args)[0]
-    stride, padding, dilation = _pairs(op, stride, padding, dilation)
+    stride, padding, dilation, groups = _geometry(op, stride, padding, dilation, groups)
     _check_call(op, pattern, backend)
     if backend == "auto":
         geometry = (pattern.shape, stride, padding, dilation, groups)
@@ -78,6 +86,7 @@ def sparse_conv2d(
         backend = choose(planner.sparse_costs, op, input, geometry, pattern.nnz, training)
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups)
     if backend == "dense":
+        _check_devices(op, input, values=values, bias=bias)
         try:
             return dense_conv2d(input, values, pattern, bias, stride, padding, dilation, groups)
         except RuntimeError:  # torch's words do not name our arguments, and checks before it would cost more than it
@@ -132,10 +141,11 @@ def fb_conv2d(
     Source: interspace pruning, FB convolution and its gradients.
     """
     op = "fb_conv2d"
+    _check_tensors(op, input, basis=basis, values=values, bias=bias)
     if input.dim() == 3:
         args = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         return fb_conv2d(input[None], basis, values, pattern, bias, basis_axis=basis_axis, backend=backend, **args)[0]
-    stride, padding, dilation = _pairs(op, stride, padding, dilation)
+    stride, padding, dilation, groups = _geometry(op, stride, padding, dilation, groups)
     _check_call(op, pattern, backend, "basis_first", "mix_first", "composed")
     bases = basis[None] if basis.dim() == 3 else basis
     if backend in ("auto", "sparse"):
@@ -146,6 +156,7 @@ def fb_conv2d(
         backend = choose(costs, op, input, geometry, pattern.nnz, training, pattern.shape[-1])
     args = (pattern.packed, pattern.shape, stride, padding, dilation, groups, basis_axis)
     if backend in ("composed", "dense"):
+        _check_devices(op, input, basis=basis, values=values, bias=bias)
         try:
             geometry = (stride, padding, dilation, groups)
             return dense_conv2d(input, values, pattern, bias, *geometry, basis=basis, basis_axis=basis_axis)
@@ -157,7 +168,7 @@ def fb_conv2d(
 
 def frozen_conv2d(
     input: Tensor,
-    frozen: Tensor,
+    frozen: Tensor | None,
     values: Tensor,
     pattern: SparsePattern,
     bias: Tensor | None = None,
@@ -176,7 +187,8 @@ def frozen_conv2d(
 
     Args:
         input: ``(batch, C_in, H, W)`` or ``(C_in, H, W)``; float32, float64, bfloat16 or float16.
-        frozen: ``(C_out, C_in / groups, KH, KW)``; its entries at the pattern are ignored, it gets no gradient.
+        frozen: ``(C_out, C_in / groups, KH, KW)``; its entries at the pattern are ignored, it gets no gradient. None
+            stands for zeros.
         values: ``(nnz,)``, the trained weights.
         pattern: of ``frozen``'s shape.
         bias, stride, padding, dilation, groups: as in :func:`sparse_conv2d`.
@@ -196,16 +208,19 @@ def frozen_conv2d(
     Source: FreezeNet, ``psi theta + (1 - m) * Theta0``.
     """
     op = "frozen_conv2d"
+    optional = {} if frozen is None else {"frozen": frozen}
+    _check_tensors(op, input, values=values, bias=bias, **optional)
     if input.dim() == 3:
         args = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "backend": backend}
         return frozen_conv2d(input[None], frozen, values, pattern, bias, **args)[0]
-    stride, padding, dilation = _pairs(op, stride, padding, dilation)
+    stride, padding, dilation, groups = _geometry(op, stride, padding, dilation, groups)
     _check_call(op, pattern, backend)
     training = differentiable(input, values, bias)
     if backend == "auto":
         geometry = (pattern.shape, stride, padding, dilation, groups)
         backend = choose(planner.frozen_costs, op, input, geometry, pattern.nnz, training)
     args = (pattern.packed, stride, padding, dilation, groups)
+    _check_devices(op, input, frozen=frozen, values=values, bias=bias)
     try:
         if backend == "dense" or not training:  # forward, both are the same
             return dense_conv2d(input, values, pattern, bias, stride, padding, dilation, groups, frozen=frozen)
@@ -213,7 +228,8 @@ def frozen_conv2d(
         weight = make_weight(values, frozen, None, pattern.packed, pattern.shape, groups, "in", channels_last)
         return call(ops.frozen_conv2d.default, (input, weight, values, bias), args)
     except RuntimeError:
-        checks.check_frozen_conv2d(input, frozen, values, bias, *args)
+        zeros = values.new_zeros(()).expand(pattern.shape)
+        checks.check_frozen_conv2d(input, zeros if frozen is None else frozen, values, bias, *args)
         raise
 
 
@@ -241,6 +257,7 @@ def sparse_linear(
         torch.Size([5, 10])
     """
     op = "sparse_linear"
+    _check_tensors(op, input, values=values, bias=bias)
     _check_call(op, pattern, backend)
     if backend == "auto":
         training = differentiable(input, values, bias)
@@ -285,6 +302,7 @@ def frozen_linear(
     Source: FreezeNet, ``psi theta + (1 - m) * Theta0``.
     """
     op = "frozen_linear"
+    _check_tensors(op, input, frozen=frozen, values=values, bias=bias)
     _check_call(op, pattern, backend)
     training = differentiable(input, values, bias)
     if backend == "auto":
@@ -313,20 +331,41 @@ def checked_conv2d(
     return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 
-def _pairs(op: str, stride: _Pair, padding: _Pair, dilation: _Pair) -> tuple[tuple[int, int], ...]:
-    return _pair(op, "stride", stride), _pair(op, "padding", padding), _pair(op, "dilation", dilation)
+def _geometry(op: str, stride: _Pair, padding: _Pair, dilation: _Pair, groups: int) -> tuple:
+    pairs = _pair(op, "stride", stride), _pair(op, "padding", padding), _pair(op, "dilation", dilation)
+    return (*pairs, checks.check_int(op, "groups", groups))
 
 
 def _pair(op: str, name: str, option: _Pair) -> tuple[int, int]:
-    if type(option) is int:  # the usual case: asking a protocol costs more than the rest of a call
-        return (option, option)
+    # The usual case first: asking a protocol costs more than the rest of a call.
+    pair = (option, option) if type(option) is int else _pair_of(op, name, option)
+    if max(pair) > checks.INT32_MAX:  # torch's convolution could not even read it
+        checks.fail(op, f"{name} must be below 2^31, got {option!r}")
+    return pair
+
+
+def _pair_of(op: str, name: str, option: _Pair) -> tuple[int, int]:
     try:
         pair = (option, option) if hasattr(option, "__index__") else tuple(option)
         if len(pair) == 2:
             return (index(pair[0]), index(pair[1]))
-    except TypeError:
+    except (TypeError, ValueError):  # the latter from tensors of several numbers
         pass
     raise RuntimeError(f"{op}: {name} must be an int or a pair of ints, got {option!r}")
+
+
+def _check_tensors(op: str, input: Tensor, bias: Tensor | None, **others: Tensor) -> None:
+    checks.check_tensors(op, input=input, **others)
+    if bias is not None:
+        checks.check_tensors(op, bias=bias)
+
+
+def _check_devices(op: str, input: Tensor, **others: Tensor | None) -> None:
+    """torch's convolution takes an input without data and a weight with it."""
+    device = input.device
+    for name, tensor in others.items():
+        if tensor is not None and tensor.device != device:
+            checks.fail(op, f"{name} must be on input's device {device}, got {tensor.device}")
 
 
 def _check_call(op: str, pattern: SparsePattern, backend: str, *more_backends: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from operator import index
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class SparsePattern:
     __slots__ = ("nnz", "packed", "shape")
 
     def __init__(self, packed: Tensor, shape: Sequence[int]) -> None:
-        self.shape = tuple(int(size) for size in shape)
+        self.shape = _sizes(shape)
         _check_shape(self.shape)
         _check_words(packed, self.shape)
         self.packed = packed
@@ -136,6 +137,8 @@ class SparsePattern:
 
     def gather(self, dense: Tensor) -> Tensor:
         """The entries of ``dense`` (of :attr:`shape`) at the pattern: ``(nnz,)``, differentiable."""
+        if not isinstance(dense, Tensor):
+            raise TypeError(f"SparsePattern.gather: dense must be a tensor, got {type(dense).__name__}")
         if tuple(dense.shape) != self.shape:
             raise ValueError(f"SparsePattern.gather: dense must have shape {self.shape}, got {tuple(dense.shape)}")
         return call(torch.ops.fbconv.gather.default, (dense,), (self.packed,))
@@ -143,6 +146,9 @@ class SparsePattern:
     def scatter(self, values: Tensor, frozen: Tensor | None = None) -> Tensor:
         """The dense weight: ``values`` ``(nnz,)`` at the pattern, zeros (or ``frozen``'s entries) elsewhere;
         differentiable in ``values``."""
+        for name, tensor in (("values", values), ("frozen", frozen)):
+            if not isinstance(tensor, Tensor) and (tensor is not None or name == "values"):
+                raise TypeError(f"SparsePattern.scatter: {name} must be a tensor, got {type(tensor).__name__}")
         return call(torch.ops.fbconv.embed.default, (values, frozen), (self.packed, self.shape))
 
     def to(self, device: torch.device | str) -> SparsePattern:
@@ -151,6 +157,13 @@ class SparsePattern:
 
     def __repr__(self) -> str:
         return f"SparsePattern(shape={self.shape}, nnz={self.nnz}, density={self.density:.4g}, device='{self.device}')"
+
+
+def _sizes(shape: Sequence[int]) -> tuple[int, ...]:
+    try:
+        return tuple(index(size) for size in shape)
+    except (TypeError, ValueError):
+        raise TypeError(f"SparsePattern: shape must be a sequence of ints, got {shape!r}") from None
 
 
 def _check_shape(shape: tuple[int, ...]) -> None:
@@ -162,6 +175,8 @@ def _check_shape(shape: tuple[int, ...]) -> None:
 
 
 def _check_words(packed: Tensor, shape: tuple[int, ...]) -> None:
+    if not isinstance(packed, Tensor):
+        raise TypeError(f"SparsePattern: packed must be a tensor, got {type(packed).__name__}")
     if packed.dtype != torch.int32 or packed.dim() != 1:
         raise ValueError(
             f"SparsePattern: packed must be an int32 vector, got {packed.dtype} of shape {tuple(packed.shape)}"

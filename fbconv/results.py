@@ -63,6 +63,12 @@ def sparsity_of(config: Config) -> float:
     return 0.0 if config.mode == "dense" else config.sparsity
 
 
+def _record(run: str, name: str, config: str, result: str | None, failure: str | None) -> Record:
+    if not all(isinstance(text, str) for text in (run, name, config)):
+        raise ValueError("id, name and config must be text")
+    return Record(run, name, Config(**json.loads(config)), json.loads(result) if result else None, failure)
+
+
 class Results:
     """Runs by their id, each written in a transaction of its own: a kill leaves whole runs behind.
 
@@ -108,15 +114,18 @@ class Results:
         return [record for record in self.records() if record.result is None]
 
     def _records(self, query: str) -> Iterator[Record]:
-        for run, name, config, result, failure in self._execute(query):
-            yield Record(run, name, Config(**json.loads(config)), json.loads(result) if result else None, failure)
+        for row in self._execute(query):
+            try:
+                yield _record(*row)
+            except (TypeError, ValueError, RecursionError) as error:
+                raise ValueError(f"{self.path}: not a file of results: run {row[0]!r}: {error}") from error
 
     def _execute(self, statement: str, *values: str) -> list[tuple]:
-        with closing(self._connect()) as database, database:
-            try:
+        try:
+            with closing(self._connect()) as database, database:
                 return database.execute(statement, values).fetchall()
-            except sqlite3.DatabaseError as error:
-                raise ValueError(f"{self.path}: not a file of results: {error}") from error
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter from SQLite's own messages
+            raise ValueError(f"{self.path}: not a file of results: {error}") from error
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path, timeout=60)

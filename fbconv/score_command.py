@@ -16,9 +16,9 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import save as tensor_bytes
 from torch import Tensor, nn
 
+from ._files.container import sealed
 from .convert import prunable
 from .data import DATA_SETS, load
 from .densities import DISTRIBUTIONS
@@ -230,7 +230,7 @@ def _summary(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, object]
 def _write(masks: Mapping[str, Tensor], summary: dict[str, object], out: Path) -> None:
     settings = {key: json.dumps(value) for key, value in summary["settings"].items()}
     with replacing(out / MASKS) as temporary:
-        temporary.write_bytes(tensor_bytes({name: mask.cpu().contiguous() for name, mask in masks.items()}, settings))
+        temporary.write_bytes(sealed({name: mask.cpu().contiguous() for name, mask in masks.items()}, settings))
     write_json(out / SUMMARY, summary)
     settings = summary["settings"]
     under = f" under {settings['control']}, alpha {settings['alpha']:g}" if settings["control"] else ""

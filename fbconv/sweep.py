@@ -7,7 +7,9 @@ import itertools
 import shutil
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import prod
 from pathlib import Path
+from string import Formatter
 from typing import get_args, get_type_hints
 
 from .cluster import train_on_cluster
@@ -17,6 +19,7 @@ from .results import Results, run_id
 from .train import MODEL
 
 RESULTS = "results.sqlite"
+_MOST_RUNS = 100_000
 _FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 _KINDS = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(Config).items()}
 
@@ -61,10 +64,11 @@ def read_sweep(path: str | Path, overrides: Mapping[str, object] | None = None) 
     with open(path, "rb") as file:
         try:
             content = tomllib.load(file)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}: not TOML: {error}") from error
     options, groups = content.pop("options", {}), content.pop("runs", [{}])
-    if content or not isinstance(options, dict) or not isinstance(groups, list):
+    tables = isinstance(options, dict) and isinstance(groups, list) and all(isinstance(group, dict) for group in groups)
+    if content or not tables:
         raise ValueError(f"{path}: must hold [options] and [[runs]], got {', '.join(content) or 'something else'}")
     points = [point for group in groups for point in _points(path, {**options, **group, **(overrides or {})})]
     varied = _varied([point for point in points if "name" not in point])
@@ -86,6 +90,9 @@ def _points(path: str | Path, group: Mapping[str, object]) -> Iterator[dict[str,
     if unknown:
         raise ValueError(f"{path}: options are {', '.join(_FIELDS)}; got {unknown[0]!r}")
     values = [value if isinstance(value, list) else [value] for value in group.values()]
+    count = prod(len(value) for value in values)
+    if count > _MOST_RUNS:
+        raise ValueError(f"{path}: a group may hold up to {_MOST_RUNS:,} runs, got {count:,}")
     for combination in itertools.product(*values):
         yield dict(zip(group, combination, strict=True))
 
@@ -118,10 +125,16 @@ def _name(point: Mapping[str, object], varied: Sequence[str]) -> str:
 
 
 def _filled(path: str | Path, name: str, config: Config) -> str:
+    """Not by ``str.format``, which would follow attributes and pad to any width."""
+    options, text = dataclasses.asdict(config), ""
     try:
-        return name.format_map(dataclasses.asdict(config))
-    except (KeyError, ValueError, IndexError) as error:
+        for literal, option, width, conversion in Formatter().parse(name):
+            if width or conversion:
+                raise ValueError("an option has neither a width nor a conversion")
+            text += literal + ("" if option is None else str(options[option]))
+    except (KeyError, ValueError) as error:
         raise ValueError(f"{path}: name may hold options like {{score}}, got {name!r}") from error
+    return text
 
 
 def sweep(

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ._files.container import read
+from ._files.entries import Layer
+from ._files.state_dicts import require_sensible_size
 from .overlap import jaccard, mask_similarity
 from .results import Record, sparsity_of
 from .train import MODEL
@@ -60,7 +62,7 @@ def _at(sparsity: float, records: Sequence[Record], folder: Path) -> Tickets:
     masks: dict[str, dict[int, _Masks]] = {}
     weights: dict[str, Tensor] = {}
     for record in sorted(records, key=lambda record: record.config.seed):
-        layers = read(folder / record.id / MODEL).layers()
+        layers = _layers(folder / record.id / MODEL)
         masks.setdefault(record.name, {})[record.config.seed] = {name: layer.mask() for name, layer in layers.items()}
         if record.name not in weights:
             weights[record.name] = torch.cat([layer.values.float() for layer in layers.values()])
@@ -69,6 +71,15 @@ def _at(sparsity: float, records: Sequence[Record], folder: Path) -> Tickets:
         [[_shared(measure, masks[a], masks[b]) for b in names] for a in names] for measure in (jaccard, mask_similarity)
     ]
     return Tickets(sparsity, names, *matrices, {name: weights[name] for name in names})
+
+
+def _layers(path: Path) -> dict[str, Layer]:
+    file = read(path)
+    try:
+        require_sensible_size(file)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return file.layers()
 
 
 def _shared(

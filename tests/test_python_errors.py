@@ -147,6 +147,38 @@ def test_functional_checks_the_basis(generator):
         F.fb_conv2d(input, torch.ones(1, 5, 3, 3), values, pattern, basis_axis="up")
 
 
+@pytest.mark.parametrize("bad", [None, 2.5, "nonsense", [1.0]], ids=str)
+def test_what_is_no_tensor(bad, generator):
+    mask = random_mask(generator, SHAPE, 0.5)
+    pattern, image, weight = SparsePattern.from_mask(mask), torch.ones(2, 3, 6, 6), torch.ones(SHAPE)
+    with pytest.raises(TypeError, match="sparse_conv2d: input must be a tensor"):
+        F.sparse_conv2d(bad, torch.ones(pattern.nnz), pattern)
+    with pytest.raises(TypeError, match="frozen_conv2d: values must be a tensor"):
+        F.frozen_conv2d(image, weight, bad, pattern)
+    with pytest.raises(TypeError, match="gather: dense must be a tensor"):
+        pattern.gather(bad)
+    with pytest.raises(TypeError, match="scatter: values must be a tensor"):
+        pattern.scatter(bad)
+    with pytest.raises(TypeError, match="compose_filters: basis must be a tensor"):
+        F.compose_filters(torch.ones(4, 3, 5), bad)
+    with pytest.raises(TypeError, match="SparsePattern: packed must be a tensor"):
+        SparsePattern.from_packed(bad, SHAPE)
+
+
+@pytest.mark.parametrize("backend", ["sparse", "dense", "auto"])
+def test_tensors_on_two_devices(backend, pattern):
+    """torch's convolution takes an input without data and a weight with it."""
+    values = torch.ones(pattern.nnz)
+    with pytest.raises(ERRORS, match="sparse_conv2d: (values|pattern) must be on input's device meta, got cpu"):
+        F.sparse_conv2d(torch.ones(2, 3, 6, 6, device="meta"), values, pattern, backend=backend)
+
+
+@pytest.mark.parametrize("groups", [0, -1, 3, 2.0, "2", None, 2**31, 2**70])
+def test_compose_filters_checks_its_groups(groups):
+    with pytest.raises(ERRORS, match="compose_filters: groups must"):
+        F.compose_filters(torch.ones(4, 3, 5), torch.ones(1, 5, 3, 3), groups=groups)
+
+
 def test_linear_errors(generator):
     pattern = SparsePattern.from_mask(random_mask(generator, (4, 6), 0.5))
     values = torch.ones(pattern.nnz)

@@ -9,6 +9,9 @@ namespace {
 using torch::headeronly::ScalarType;
 
 constexpr int64_t kInt32Max = std::numeric_limits<int32_t>::max();
+// Scratch grows with the padded map and with the pixels that a stride steps over: beyond these,
+// both must be in proportion to the input.
+constexpr int64_t kFreePadding = 512, kFreeStride = 1 << 14;
 
 std::string dtype_name(const Tensor& tensor) {
   return torch::headeronly::toString(tensor.scalar_type());
@@ -22,8 +25,8 @@ std::string device_name(const Tensor& tensor) {
 void check_pair(const std::string& op, const char* name, const Ints& pair, int64_t least) {
   if (pair.size() != 2 || pair[0] < least || pair[1] < least || pair[0] > kInt32Max ||
       pair[1] > kInt32Max) {
-    fail(op, std::string(name) + " must be two integers >= " + std::to_string(least) + ", got " +
-                 to_text(pair));
+    fail(op, std::string(name) + " must be two integers from " + std::to_string(least) +
+                 " to 2^31 - 1, got " + to_text(pair));
   }
 }
 
@@ -40,6 +43,27 @@ void check_positive(const std::string& op, const char* name, const Ints& shape) 
     if (size < 1 || size > kInt32Max) {
       fail(op, std::string(name) + " must have sizes from 1 to 2^31 - 1, got " + to_text(shape));
     }
+  }
+}
+
+void check_defined(const std::string& op, const char* name, const Tensor& tensor) {
+  if (!tensor.defined()) fail(op, std::string(name) + " must be a tensor, got None");
+}
+
+void check_proportion(const std::string& op, const Ints& input, const ConvOptions& options) {
+  for (int i = 0; i < 2; ++i) {
+    if (options.padding[i] > kFreePadding && options.padding[i] > input[i]) {
+      fail(op, "padding must be at most " + std::to_string(kFreePadding) +
+                   " or the input's size, got padding " + to_text(options.padding) + " of input " +
+                   to_text(input));
+    }
+  }
+  const double pixels = static_cast<double>(input[0]) * static_cast<double>(input[1]);
+  const int64_t stepped = options.stride[0] * options.stride[1];
+  if (stepped > kFreeStride && static_cast<double>(stepped) > pixels) {
+    fail(op, "stride must step over at most " + std::to_string(kFreeStride) +
+                 " pixels or the input's, got stride " + to_text(options.stride) + " of input " +
+                 to_text(input));
   }
 }
 
@@ -80,6 +104,7 @@ ConvGeometry check_geometry(const std::string& op, const Ints& input_shape,
                  " channels (weight shape " + to_text(weight_shape) + ", groups " +
                  std::to_string(options.groups) + "), got " + std::to_string(input_shape[1]));
   }
+  check_proportion(op, {input_shape[2], input_shape[3]}, options);
   const ConvGeometry g{input_shape[0],      input_shape[1],     input_shape[2],
                        input_shape[3],      weight_shape[0],    weight_shape[2],
                        weight_shape[3],     options.stride[0],  options.stride[1],
@@ -102,6 +127,7 @@ ConvGeometry linear_geometry(const std::string& op, int64_t batch, const Ints& w
 }
 
 void check_floating(const std::string& op, const char* name, const Tensor& tensor) {
+  check_defined(op, name, tensor);
   switch (tensor.scalar_type()) {
     case ScalarType::Float:
     case ScalarType::Double:
@@ -116,6 +142,7 @@ void check_floating(const std::string& op, const char* name, const Tensor& tenso
 
 void check_like(const std::string& op, const char* name, const Tensor& tensor,
                 const char* first_name, const Tensor& first) {
+  check_defined(op, name, tensor);
   if (tensor.scalar_type() != first.scalar_type()) {
     fail(op, std::string(name) + " must have " + first_name + "'s dtype " + dtype_name(first) +
                  ", got " + dtype_name(tensor));
@@ -138,6 +165,7 @@ PatternView check_pattern(const std::string& op, const Tensor& pattern, const Te
                           const char* first_name, const Ints& shape) {
   if (shape.size() < 2)
     fail(op, "the pattern's shape must have two or more dimensions, got " + to_text(shape));
+  check_defined(op, "pattern", pattern);
   check_positive(op, "the pattern's shape", shape);
   if (pattern.scalar_type() != ScalarType::Int || pattern.dim() != 1 || !pattern.is_contiguous()) {
     fail(op, "pattern must be a contiguous int32 vector (SparsePattern.packed), got " +

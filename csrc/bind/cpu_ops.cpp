@@ -1,6 +1,8 @@
 // The operators on the CPU: torch's thread pool under the kernels of csrc/cpu.
+#include <exception>
 #include <mutex>
 #include <unordered_set>
+#include <utility>
 
 #include "../cpu/fingerprint.h"
 #include "register.h"
@@ -8,10 +10,32 @@
 namespace fbconv {
 namespace {
 
+// torch's stable interface would make one message of whatever a task throws.
+class FirstError {
+ public:
+  void keep(std::exception_ptr error) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (error_ == nullptr) error_ = std::move(error);
+  }
+  void rethrow() const {
+    if (error_ != nullptr) std::rethrow_exception(error_);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::exception_ptr error_;
+};
+
 void run_on_torch_threads(int64_t tasks, void (*body)(void*, int64_t), void* context) {
+  FirstError error;
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) body(context, task);
+    try {
+      for (int64_t task = begin; task < end; ++task) body(context, task);
+    } catch (...) {
+      error.keep(std::current_exception());
+    }
   });
+  error.rethrow();
 }
 
 // Contents whose indices were found right.

@@ -17,15 +17,15 @@ Tensor embed(Tensor values, std::optional<Tensor> frozen, Tensor pattern, Ints s
   }
   Backend backend(values);
   backend.check_indices(op, pattern, PatternHalf::kForward, &p);
-  const Tensor v = as_contiguous(computable(values));
+  const Tensor v = as_contiguous(op, computable(op, values));
   std::optional<Tensor> f;
-  if (frozen.has_value()) f = as_contiguous(computable(*frozen));
-  Tensor out = new_tensor(v, shape, v.scalar_type());
-  with_type(v, [&](auto zero) {
+  if (frozen.has_value()) f = as_contiguous(op, computable(op, *frozen));
+  Tensor out = new_tensor(op, v, shape, v.scalar_type());
+  with_type(op, v, [&](auto zero) {
     using T = decltype(zero);
     backend.template embed<T>(p, data_of<T>(v), data_of<T>(f), mutable_data_of<T>(out));
   });
-  return as_dtype(out, values.scalar_type());
+  return as_dtype(op, out, values.scalar_type());
 }
 
 template <typename Backend>
@@ -35,13 +35,13 @@ Tensor gather(Tensor dense, Tensor pattern) {
   PatternView p = check_pattern(op, pattern, dense, "dense", sizes_of(dense));
   Backend backend(dense);
   backend.check_indices(op, pattern, PatternHalf::kForward, &p);
-  const Tensor d = as_contiguous(computable(dense));
-  Tensor out = new_tensor(d, {p.nnz}, d.scalar_type());
-  with_type(d, [&](auto zero) {
+  const Tensor d = as_contiguous(op, computable(op, dense));
+  Tensor out = new_tensor(op, d, {p.nnz}, d.scalar_type());
+  with_type(op, d, [&](auto zero) {
     using T = decltype(zero);
     backend.template gather_values<T>(p, data_of<T>(d), mutable_data_of<T>(out));
   });
-  return as_dtype(out, dense.scalar_type());
+  return as_dtype(op, out, dense.scalar_type());
 }
 
 }  // namespace fbconv::op

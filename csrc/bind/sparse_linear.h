@@ -27,7 +27,9 @@ inline LinearInput check_linear_input(const std::string& op, const char* name, c
   const Ints leading(shape.begin(), shape.end() - 1);
   int64_t batch = 1;
   for (const int64_t size : leading) batch *= size;
-  return {t.dim() == 2 ? t : torch::stable::reshape(t, {batch, features}), leading};
+  if (t.dim() == 2) return {t, leading};
+  const Ints flat = {batch, features};
+  return {allocated(op, flat, [&] { return torch::stable::reshape(t, flat); }), leading};
 }
 
 inline void check_weight_rank(const std::string& op, const Ints& weight_shape, size_t rank) {
@@ -49,19 +51,20 @@ Tensor sparse_linear(Tensor input, Tensor values, std::optional<Tensor> bias, Te
   check_values(op, values, p);
   Backend backend(input);
   backend.check_indices(op, pattern, PatternHalf::kForward, &p);
-  const Tensor x = computable(in.flat), v = as_contiguous(computable(values));
+  const Tensor x = computable(op, in.flat), v = as_contiguous(op, computable(op, values));
   const std::optional<Tensor> b = check_bias(op, bias, input, weight_shape[0]);
   const int64_t batch = x.size(0);
-  Tensor out = new_tensor(x, {batch, weight_shape[0]}, x.scalar_type());
+  Tensor out = new_tensor(op, x, {batch, weight_shape[0]}, x.scalar_type());
   if (batch > 0) {
-    with_type(x, [&](auto zero) {
+    with_type(op, x, [&](auto zero) {
       using T = decltype(zero);
       backend.template sparse_conv2d<T>(linear_geometry(op, batch, weight_shape), p,
                                         linear_map_of<T>(x), data_of<T>(v), data_of<T>(b),
                                         mutable_linear_map_of<T>(out));
     });
   }
-  return torch::stable::reshape(as_dtype(out, input.scalar_type()), in.shape_with(weight_shape[0]));
+  return torch::stable::reshape(as_dtype(op, out, input.scalar_type()),
+                                in.shape_with(weight_shape[0]));
 }
 
 template <typename Backend>
@@ -75,18 +78,18 @@ Tensor sparse_linear_grad_input(Tensor grad, Tensor values, Tensor pattern, Ints
   check_values(op, values, p);
   Backend backend(grad);
   backend.check_indices(op, pattern, PatternHalf::kTransposed, &p);
-  const Tensor dy = computable(dy_in.flat), v = as_contiguous(computable(values));
+  const Tensor dy = computable(op, dy_in.flat), v = as_contiguous(op, computable(op, values));
   const int64_t batch = dy.size(0);
-  Tensor out = new_tensor(dy, {batch, weight_shape[1]}, dy.scalar_type());
+  Tensor out = new_tensor(op, dy, {batch, weight_shape[1]}, dy.scalar_type());
   if (batch > 0) {
-    with_type(dy, [&](auto zero) {
+    with_type(op, dy, [&](auto zero) {
       using T = decltype(zero);
       backend.template sparse_conv2d_grad_input<T>(linear_geometry(op, batch, weight_shape), p,
                                                    linear_map_of<T>(dy), data_of<T>(v),
                                                    mutable_linear_map_of<T>(out));
     });
   }
-  return torch::stable::reshape(as_dtype(out, grad.scalar_type()),
+  return torch::stable::reshape(as_dtype(op, out, grad.scalar_type()),
                                 dy_in.shape_with(weight_shape[1]));
 }
 
@@ -105,18 +108,18 @@ Tensor sparse_linear_grad_values(Tensor grad, Tensor input, Tensor pattern, Ints
   PatternView p = check_pattern(op, pattern, grad, "grad", weight_shape);
   Backend backend(grad);
   backend.check_indices(op, pattern, PatternHalf::kForward, &p);
-  const Tensor dy = computable(dy_in.flat), x = computable(x_in.flat);
-  Tensor out = new_tensor(dy, {p.nnz}, dy.scalar_type());
+  const Tensor dy = computable(op, dy_in.flat), x = computable(op, x_in.flat);
+  Tensor out = new_tensor(op, dy, {p.nnz}, dy.scalar_type());
   if (dy.size(0) == 0) torch::stable::zero_(out);
   if (dy.size(0) > 0) {
-    with_type(dy, [&](auto zero) {
+    with_type(op, dy, [&](auto zero) {
       using T = decltype(zero);
       backend.template sparse_conv2d_grad_values<T>(linear_geometry(op, dy.size(0), weight_shape),
                                                     p, linear_map_of<T>(dy), linear_map_of<T>(x),
                                                     mutable_data_of<T>(out));
     });
   }
-  return as_dtype(out, grad.scalar_type());
+  return as_dtype(op, out, grad.scalar_type());
 }
 
 }  // namespace fbconv::op

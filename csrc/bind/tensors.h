@@ -21,33 +21,43 @@ inline bool is_channels_last(const Tensor& t) {
          t.stride(2) == t.size(1) * t.size(3);
 }
 
-inline Tensor new_tensor(const Tensor& like, const Ints& shape, ScalarType dtype,
-                         bool channels_last = false) {
-  return torch::stable::empty(
-      shape, dtype, std::nullopt, like.device(), std::nullopt,
-      channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+// torch's stable interface does not say what it had no memory for.
+template <typename F>
+Tensor allocated(const std::string& op, const Ints& shape, const F& make) {
+  try {
+    return make();
+  } catch (const std::exception&) {
+    fail(op, "no memory for a tensor of shape " + to_text(shape));
+  }
+}
+
+inline Tensor new_tensor(const std::string& op, const Tensor& like, const Ints& shape,
+                         ScalarType dtype, bool channels_last = false) {
+  return allocated(op, shape, [&] {
+    return torch::stable::empty(
+        shape, dtype, std::nullopt, like.device(), std::nullopt,
+        channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  });
 }
 
 // float32 copies of half-precision tensors; others pass through.
-inline Tensor computable(const Tensor& t) {
+inline Tensor computable(const std::string& op, const Tensor& t) {
   if (!is_half_precision(t)) return t;
-  Tensor copy = new_tensor(t, sizes_of(t), ScalarType::Float, is_channels_last(t));
+  Tensor copy = new_tensor(op, t, sizes_of(t), ScalarType::Float, is_channels_last(t));
   torch::stable::copy_(copy, t);
   return copy;
 }
-inline std::optional<Tensor> computable(const std::optional<Tensor>& t) {
-  return t.has_value() ? std::optional<Tensor>(computable(*t)) : std::nullopt;
-}
 
-inline Tensor as_dtype(const Tensor& t, ScalarType dtype) {
+inline Tensor as_dtype(const std::string& op, const Tensor& t, ScalarType dtype) {
   if (t.scalar_type() == dtype) return t;
-  Tensor copy = new_tensor(t, sizes_of(t), dtype, is_channels_last(t));
+  Tensor copy = new_tensor(op, t, sizes_of(t), dtype, is_channels_last(t));
   torch::stable::copy_(copy, t);
   return copy;
 }
 
-inline Tensor as_contiguous(const Tensor& t) {
-  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+inline Tensor as_contiguous(const std::string& op, const Tensor& t) {
+  if (t.is_contiguous()) return t;
+  return allocated(op, sizes_of(t), [&] { return torch::stable::contiguous(t); });
 }
 
 template <typename T>

@@ -51,7 +51,7 @@ int64_t odd_pitch(int64_t count, int64_t lanes) { return (ceil_div(count, lanes)
 void require_reachable(int64_t planes, int64_t pitch) {
   if (planes > std::numeric_limits<int32_t>::max() / pitch) {
     throw std::length_error(
-        "fbconv: a row of the map, padding included, with all its channels must stay below 2^31 "
+        "a row of the map, padding included, with all its channels must stay below 2^31 "
         "elements, got " +
         std::to_string(planes) + " planes of " + std::to_string(pitch));
   }

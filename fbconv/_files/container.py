@@ -102,7 +102,7 @@ def write(path: Path, entries: Sequence[Entry]) -> int:
     content["positions"] = _vector(b"".join(entry.code for entry in entries if isinstance(entry, Layer)))
     content |= {name: torch.cat(vectors) for name, vectors in parts.items()}
     content = {name: vector for name, vector in content.items() if vector.numel()}
-    data = _sealed(save_tensors(content, _metadata(entries)))
+    data = sealed(content, _metadata(entries))
     with replacing(path) as temporary:
         temporary.write_bytes(data)
     return len(data)
@@ -113,7 +113,7 @@ def _vector(data: bytes) -> Tensor:
 
 
 def _metadata(entries: Sequence[Entry]) -> dict[str, str]:
-    metadata = {"format": FORMAT, "version": VERSION, "checksum": _UNKNOWN}
+    metadata = {"format": FORMAT, "version": VERSION}
     seeds = seeds_of(entries)
     if not seeds:
         return metadata
@@ -123,6 +123,23 @@ def _metadata(entries: Sequence[Entry]) -> dict[str, str]:
             checksum = checksum_of(entry.frozen.tensor(entry.shape), checksum)
     metadata |= {"init": " ".join(init for init, _ in seeds), "seed": " ".join(str(seed) for _, seed in seeds)}
     return metadata | {"generator": GENERATOR, "drawn": f"{checksum:08x}"}
+
+
+def sealed(content: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file whose metadata hold the checksum of all of its bytes."""
+    return _sealed(save_tensors(dict(content), {**metadata, "checksum": _UNKNOWN}))
+
+
+def check_seal(data: bytes) -> None:
+    """Refuses a safetensors file that is not as :func:`sealed` wrote it.
+
+    Raises:
+        ValueError: if it was altered.
+    """
+    checksum = metadata_of(data).get("checksum", "")
+    unsealed = data.replace(checksum.encode(), _UNKNOWN.encode(), 1)
+    if len(checksum) != len(_UNKNOWN) or _digest(unsealed) != checksum:
+        raise ValueError("the checksum does not fit the content: the file was altered")
 
 
 def _header_end(data: bytes) -> int:
@@ -189,10 +206,11 @@ def _check_scales(file: File) -> None:
 
 def is_ours(data: bytes) -> bool:
     """Whether bytes that are a safetensors file say that they are of this format."""
-    return _metadata_of(data).get("format") == FORMAT
+    return metadata_of(data).get("format") == FORMAT
 
 
-def _metadata_of(data: bytes) -> dict[str, str]:
+def metadata_of(data: bytes) -> dict[str, str]:
+    """The metadata of bytes that are a safetensors file."""
     metadata = _header(data).get("__metadata__")
     return metadata if isinstance(metadata, dict) else {}
 
@@ -200,17 +218,14 @@ def _metadata_of(data: bytes) -> dict[str, str]:
 def _content(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         content = load_tensors(data)
-        metadata = _metadata_of(data)
+        metadata = metadata_of(data)
     except Exception as error:  # whatever a broken file makes the library raise
         raise ValueError(f"not a whole safetensors file: {error}") from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"not a file of {FORMAT}: its format is {metadata.get('format')!r}")
     if metadata.get("version") != VERSION:
         raise ValueError(f"version must be {VERSION}, got {metadata.get('version')!r}")
-    checksum = metadata.get("checksum", "")
-    sealed = data.replace(checksum.encode(), _UNKNOWN.encode(), 1)
-    if len(checksum) != len(_UNKNOWN) or _digest(sealed) != checksum:
-        raise ValueError("the checksum does not fit the content: the file was altered")
+    check_seal(data)
     for name, tensor in content.items():
         dtype = torch.uint8 if name in ("layout", "positions") else DTYPES.get(name)
         if tensor.dim() != 1 or tensor.dtype != dtype:

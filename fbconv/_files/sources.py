@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from .container import is_ours, parse_file
+from .container import check_seal, is_ours, metadata_of, parse_file
 from .entries import Entry
 from .state_dicts import compressed_state, require_sensible_size
+from .torch_files import load_torch
 
 _TORCH = (".pt", ".pth", ".ckpt", ".bin")
 _INSIDE = ("state_dict", "model")  # where training frameworks keep it
@@ -54,9 +55,25 @@ def load_masks(path: Path) -> dict[str, Tensor]:
     """Masks as ``fbconv score`` writes them: weight name -> bool tensor.
 
     Raises:
-        FileNotFoundError: if there are none. ValueError: naming the file, if it is not a safetensors file.
+        FileNotFoundError: if there are none. ValueError: naming the file, if it is not a safetensors file, was altered
+            since it was written, or holds something else.
     """
-    return _safetensors(path, path.read_bytes())
+    data = path.read_bytes()
+    masks = _safetensors(path, data)
+    try:
+        if metadata_of(data).keys() - {"format"}:  # masks of others have no metadata, or torch's word for its format
+            check_seal(data)
+        for name, mask in masks.items():
+            _check_mask(name, mask)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return masks
+
+
+def _check_mask(name: str, mask: Tensor) -> None:
+    # Any other byte counts as True here and as more there.
+    if mask.dtype == torch.bool and mask.numel() and int(mask.view(torch.uint8).max()) > 1:
+        raise ValueError(f"masks: {name} must hold only 0 and 1")
 
 
 def _safetensors(path: Path, data: bytes) -> dict[str, Tensor]:
@@ -70,7 +87,7 @@ def _torch_state(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_torch(path)
     except Exception as error:  # whatever a broken file makes torch raise
         raise ValueError(f"{path}: not a file of tensors: {error}") from error
     for key in _INSIDE:

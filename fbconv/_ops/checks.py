@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from operator import index
 from typing import Any, NoReturn
 
 import torch
@@ -15,12 +16,32 @@ from torch import Tensor
 from ..pattern import packed_nnz
 
 _FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_INT32_MAX = 2**31 - 1
+INT32_MAX = 2**31 - 1
+_FREE_PADDING, _FREE_STRIDE = 512, 2**14  # csrc/bind/checks.cpp says why
 
 
 def fail(op: str, message: str) -> NoReturn:
     """Raises the error that names the operator."""
     raise RuntimeError(f"{op}: {message}")
+
+
+def check_int(op: str, name: str, number: Any) -> int:
+    """An int of 64 bits; what merely counts as one becomes one."""
+    if type(number) is not int:  # asking the protocol costs more
+        try:
+            number = index(number)
+        except (TypeError, ValueError):
+            raise TypeError(f"{op}: {name} must be an int, got {number!r}") from None
+    if not -(2**63) <= number < 2**63:
+        fail(op, f"{name} must be an int of 64 bits, got {number}")
+    return number
+
+
+def check_tensors(op: str, **tensors: Tensor) -> None:
+    """Refuses everything else, None included."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{op}: {name} must be a tensor, got {type(tensor).__name__}")
 
 
 def check_floating(op: str, name: str, tensor: Tensor) -> None:
@@ -55,13 +76,29 @@ def check_rank(op: str, name: str, shape: Sequence[int], rank: int, axes: str) -
 
 
 def _check_pair(op: str, name: str, pair: Sequence[int], least: int) -> None:
-    if len(pair) != 2 or min(pair) < least or max(pair) > _INT32_MAX:
-        fail(op, f"{name} must be two integers >= {least}, got {tuple(pair)}")
+    if len(pair) != 2 or min(pair) < least or max(pair) > INT32_MAX:
+        fail(op, f"{name} must be two integers from {least} to 2^31 - 1, got {tuple(pair)}")
 
 
 def _check_positive(op: str, name: str, shape: Sequence[int]) -> None:
-    if any(size < 1 or size > _INT32_MAX for size in shape):
+    if any(size < 1 or size > INT32_MAX for size in shape):
         fail(op, f"{name} must have sizes from 1 to 2^31 - 1, got {tuple(shape)}")
+
+
+def _check_proportion(op: str, input: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> None:
+    if any(p > _FREE_PADDING and p > size for p, size in zip(padding, input, strict=True)):
+        fail(
+            op,
+            f"padding must be at most {_FREE_PADDING} or the input's size, got padding {tuple(padding)} of input "
+            f"{tuple(input)}",
+        )
+    stepped = stride[0] * stride[1]
+    if stepped > _FREE_STRIDE and stepped > input[0] * input[1]:
+        fail(
+            op,
+            f"stride must step over at most {_FREE_STRIDE} pixels or the input's, got stride {tuple(stride)} of input "
+            f"{tuple(input)}",
+        )
 
 
 def conv_output_shape(
@@ -77,7 +114,7 @@ def conv_output_shape(
     check_rank(op, "input", input_shape, 4, "(batch, channels, height, width)")
     check_rank(op, "weight_shape", weight_shape, 4, "(C_out, C_in / groups, KH, KW)")
     _check_positive(op, "weight_shape", weight_shape)
-    if weight_shape[2] * weight_shape[3] > _INT32_MAX:
+    if weight_shape[2] * weight_shape[3] > INT32_MAX:
         fail(op, f"weight_shape must have fewer than 2^31 taps, got {tuple(weight_shape)}")
     _check_pair(op, "stride", stride, 1)
     _check_pair(op, "padding", padding, 0)
@@ -90,6 +127,7 @@ def conv_output_shape(
             f"input must have {weight_shape[1] * groups} channels (weight shape {tuple(weight_shape)}, "
             f"groups {groups}), got {input_shape[1]}",
         )
+    _check_proportion(op, input_shape[2:], stride, padding)
     padded = [input_shape[2 + i] + 2 * padding[i] for i in range(2)]
     spans = [dilation[i] * (weight_shape[2 + i] - 1) + 1 for i in range(2)]
     if any(input_shape[2 + i] < 1 or padded[i] < spans[i] for i in range(2)):
@@ -107,7 +145,7 @@ def check_pattern(op: str, pattern: Tensor, first: Tensor, first_name: str, shap
     if len(shape) < 2:
         fail(op, f"the pattern's shape must have two or more dimensions, got {tuple(shape)}")
     _check_positive(op, "the pattern's shape", shape)
-    if pattern.dtype != torch.int32 or pattern.dim() != 1:
+    if pattern.dtype != torch.int32 or pattern.dim() != 1 or not pattern.is_contiguous():
         fail(
             op,
             "pattern must be a contiguous int32 vector (SparsePattern.packed), "
@@ -115,7 +153,7 @@ def check_pattern(op: str, pattern: Tensor, first: Tensor, first_name: str, shap
         )
     if pattern.device != first.device:
         fail(op, f"pattern must be on {first_name}'s device {first.device}, got {pattern.device}")
-    if max(shape[0], shape[1]) * prod(shape[2:]) > _INT32_MAX:
+    if max(shape[0], shape[1]) * prod(shape[2:]) > INT32_MAX:
         fail(op, f"the pattern's rows and channels times taps must stay below 2^31, got {tuple(shape)}")
     nnz = packed_nnz(pattern.numel(), shape)
     if nnz < 0:
@@ -177,6 +215,7 @@ def check_sparse_conv2d(
 ) -> list[int]:
     """All arguments of ``sparse_conv2d``; its output shape."""
     op = "sparse_conv2d"
+    check_tensors(op, input=input, values=values, pattern=pattern)
     check_floating(op, "input", input)
     out = conv_output_shape(op, input.shape, shape, *geometry)
     check_values(op, values, check_pattern(op, pattern, input, "input", shape), "input", input)
@@ -189,6 +228,7 @@ def check_sparse_linear(
 ) -> list[int]:
     """All arguments of ``sparse_linear``; its output shape."""
     op = "sparse_linear"
+    check_tensors(op, input=input, values=values, pattern=pattern)
     check_floating(op, "input", input)
     check_rank(op, "weight_shape", shape, 2, "(out_features, in_features)")
     check_features(op, "input", input.shape, shape[1])
@@ -212,6 +252,7 @@ def check_fb_conv2d(
 ) -> list[int]:
     """All arguments of ``fb_conv2d`` but its order; its output shape."""
     op = "fb_conv2d"
+    check_tensors(op, input=input, basis=basis, values=values, pattern=pattern)
     check_floating(op, "input", input)
     weight_shape = composed_shape(op, basis.shape, shape)
     out = conv_output_shape(op, input.shape, weight_shape, stride, padding, dilation, groups)
@@ -226,6 +267,7 @@ def check_frozen_conv2d(
     input: Tensor, weight: Tensor, values: Tensor, bias: Tensor | None, pattern: Tensor, *geometry: Any
 ) -> list[int]:
     """All arguments of ``frozen_conv2d``; its output shape."""
+    check_tensors("frozen_conv2d", input=input, weight=weight, values=values, pattern=pattern)
     out = conv_output_shape("frozen_conv2d", input.shape, weight.shape, *geometry)
     _check_frozen("frozen_conv2d", input, weight, values, bias, pattern)
     return out
@@ -236,6 +278,7 @@ def check_frozen_linear(
 ) -> list[int]:
     """All arguments of ``frozen_linear``; its output shape."""
     op = "frozen_linear"
+    check_tensors(op, input=input, weight=weight, values=values, pattern=pattern)
     check_rank(op, "weight", weight.shape, 2, "(out_features, in_features)")
     check_features(op, "input", input.shape, weight.shape[1])
     _check_frozen(op, input, weight, values, bias, pattern)
