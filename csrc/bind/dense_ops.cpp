@@ -108,7 +108,7 @@ Tensor dense_conv2d(Tensor input, Tensor values, std::optional<Tensor> frozen,
   const auto output =
       call_torch<Tensor>("aten::conv2d", input, weight, bias, stride, padding, dilation, groups);
   if (channels_last) return torch::stable::contiguous(output, MemoryFormat::ChannelsLast);
-  return as_contiguous(output);
+  return as_contiguous("dense_conv2d", output);
 }
 
 Tensor dense_linear(Tensor input, Tensor values, std::optional<Tensor> frozen,
