@@ -2,6 +2,7 @@
 #include <mutex>
 #include <unordered_set>
 
+#include "../core/fork.h"
 #include "../cpu/fingerprint.h"
 #include "register.h"
 
@@ -21,6 +22,7 @@ class RightPatterns {
     const std::lock_guard<std::mutex> lock(mutex_);
     return known_.count(content) != 0;
   }
+  std::mutex& mutex() { return mutex_; }
   void add(const Fingerprint& content) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (known_.size() >= kMost) known_.clear();
@@ -37,9 +39,12 @@ class RightPatterns {
 };
 
 RightPatterns& right_patterns() {
-  static RightPatterns patterns;
+  static RightPatterns& patterns = *new RightPatterns;  // threads may outlive the main one
   return patterns;
 }
+
+std::mutex& right_patterns_mutex() { return right_patterns().mutex(); }
+const bool held = hold_over_forks<right_patterns_mutex>();
 
 class CpuBackend {
  public:
