@@ -7,7 +7,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +67,7 @@ class Results:
 
     Raises:
         ValueError: a file that is something else.
+        OSError: naming the file, where it cannot be read or written; also by the methods.
 
     Example:
         >>> results = Results(Path("results.sqlite"))
@@ -84,7 +85,7 @@ class Results:
         """Enters runs, name -> configurations; those that are there already keep what they have, but for the name."""
         rows = [(run_id(c), name, json.dumps(dataclasses.asdict(c))) for name, configs in runs.items() for c in configs]
         statement = "INSERT INTO runs (id, name, config) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET name = ?2"
-        with closing(self._connect()) as database, database:
+        with self._transaction() as database:
             database.executemany(statement, rows)
 
     def finish(self, run: str, result: Mapping[str, object]) -> None:
@@ -108,11 +109,16 @@ class Results:
             yield Record(run, name, Config(**json.loads(config)), json.loads(result) if result else None, failure)
 
     def _execute(self, statement: str, *values: str) -> list[tuple]:
-        with closing(self._connect()) as database, database:
-            try:
-                return database.execute(statement, values).fetchall()
-            except sqlite3.DatabaseError as error:
-                raise ValueError(f"{self.path}: not a file of results: {error}") from error
+        with self._transaction() as database:
+            return database.execute(statement, values).fetchall()
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=60)
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
+                yield database
+        except sqlite3.DatabaseError as error:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+            if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
+                raise OSError(f"{self.path}: {error}") from error
+            raise ValueError(f"{self.path}: not a file of results: {error}") from error

@@ -16,7 +16,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import save_file
+from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from .convert import prunable
@@ -230,7 +230,8 @@ def _summary(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, object]
 def _write(masks: Mapping[str, Tensor], summary: dict[str, object], out: Path) -> None:
     settings = {key: json.dumps(value) for key, value in summary["settings"].items()}
     with replacing(out / MASKS) as temporary:
-        save_file({name: mask.cpu().contiguous() for name, mask in masks.items()}, temporary, metadata=settings)
+        content = {name: mask.cpu().contiguous() for name, mask in masks.items()}
+        temporary.write_bytes(save_tensors(content, settings))  # errors of the disk then name the file
     write_json(out / SUMMARY, summary)
     settings = summary["settings"]
     under = f" under {settings['control']}, alpha {settings['alpha']:g}" if settings["control"] else ""
