@@ -64,15 +64,16 @@ def test_a_killed_training_ends_as_if_nothing_had_happened(tmp_path, cases, trie
     small_runs.start(small_runs.run, {"epochs": 1}, tmp_path / "first").join()  # starts the server
     length = undisturbed(small_runs.run, options, tmp_path / "whole", *arguments)
     whole = small_runs.outcome(tmp_path / "whole")
-    rng, kills = random.Random(number), 0
+    rng, kills, ended = random.Random(number), 0, 0
 
     def moment():
         return rng.uniform(0, length) if kills < wanted else None
 
     while kills < wanted:
-        folder = tmp_path / f"from-{kills}"
+        folder = tmp_path / str(ended)
         while not survives(moment(), small_runs.run, options, folder, *arguments):
             kills += 1
+        ended += 1
         assert small_runs.same(small_runs.outcome(folder), whole)
     tried("kills of training runs", kills)
 
@@ -94,18 +95,19 @@ def test_a_killed_sweep_loses_and_repeats_nothing(tmp_path, cases, tried):
     length = undisturbed(small_runs.run_sweep, file, tmp_path / "whole", 2)
     whole, wanted = small_runs.outcome(tmp_path / "whole"), cases(1, 50)
     assert len(done(tmp_path / "whole")) == 6
-    rng, kills = random.Random(1), 0
+    rng, kills, ended = random.Random(1), 0, 0
 
     def moment():
         return rng.uniform(length / 3, length) if kills < wanted else None
 
     while kills < wanted:
-        folder, before = tmp_path / f"from-{kills}", {}
+        folder, before = tmp_path / str(ended), {}
         while not survives(moment(), small_runs.run_sweep, file, folder, 2):
             kills += 1
             now = done(folder)
             assert {run: now[run] for run in before} == before
             before = now
+        ended += 1
         now = done(folder)
         assert {run: now[run] for run in before} == before
         assert small_runs.settled(now) == small_runs.settled(done(tmp_path / "whole"))
