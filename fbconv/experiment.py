@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
@@ -247,6 +248,9 @@ def _git(*arguments: str) -> str | None:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place at the end: readers never see half a file.
 
+    Raises:
+        OSError: naming ``path``, if it cannot be written; an older file is still there then.
+
     Example:
         >>> with replacing(Path("notes.txt")) as temporary:  # doctest: +SKIP
         ...     temporary.write_text("whole or not at all")
@@ -256,8 +260,21 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that cannot be written has none
+            temporary.unlink()
+
+
+def clear_leftovers(*paths: Path) -> None:
+    """Removes what killed processes had begun to write in the places of files that this one alone writes."""
+    for path in paths:
+        for leftover in path.parent.glob(f".{path.name}.*"):
+            if leftover.suffix[1:].isdecimal():
+                leftover.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: object) -> None:
@@ -269,8 +286,10 @@ def write_json(path: Path, content: object) -> None:
 
 def save_checkpoint(path: Path, state: dict[str, object]) -> None:
     """Write a checkpoint atomically."""
+    content = io.BytesIO()  # torch's own writer would call a full disk an unexpected position
+    torch.save(state, content)
     with replacing(path) as temporary:
-        torch.save(state, temporary)
+        temporary.write_bytes(content.getbuffer())
 
 
 _CHECKPOINT_PARTS = {"config", "model", "optimizer", "history", "best", "seconds", "training_seconds"}

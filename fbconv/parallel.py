@@ -6,6 +6,7 @@ import functools
 import multiprocessing
 import os
 import queue as queues
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -80,8 +81,10 @@ def train_all(
     setup = (max(1, cores // jobs), pictures, reports)
     others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_set_up, initargs=setup) as pool:
-        futures = {label: pool.submit(_train, label, config, out / label) for label, config in configs.items()}
+        futures: dict[str, Future] = {}
         try:
+            for label, config in configs.items():
+                futures[label] = pool.submit(_train, label, config, out / label)
             _follow(futures, reports, progress, finished)
         except BaseException:  # the keyboard's too: leaving the pool would else wait for runs to end
             for process in set(multiprocessing.active_children()) - others:
@@ -133,6 +136,7 @@ _pictures, _reports = True, None  # of a worker process
 
 def _set_up(threads: int, pictures: bool, reports) -> None:
     global _pictures, _reports
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the parent ends the others
     torch.set_num_threads(threads)
     _pictures, _reports = pictures, reports
     threading.Thread(target=_end_with_parent, daemon=True).start()

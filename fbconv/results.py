@@ -7,7 +7,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +77,7 @@ class Results:
 
     Raises:
         ValueError: a file that is something else.
+        OSError: naming the file, where it cannot be read or written; also by the methods.
 
     Example:
         >>> results = Results(Path("results.sqlite"))
@@ -94,7 +95,7 @@ class Results:
         """Enters runs, name -> configurations; those that are there already keep what they have, but for the name."""
         rows = [(run_id(c), name, json.dumps(dataclasses.asdict(c))) for name, configs in runs.items() for c in configs]
         statement = "INSERT INTO runs (id, name, config) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET name = ?2"
-        with closing(self._connect()) as database, database:
+        with self._transaction() as database:
             database.executemany(statement, rows)
 
     def finish(self, run: str, result: Mapping[str, object]) -> None:
@@ -121,11 +122,18 @@ class Results:
                 raise ValueError(f"{self.path}: not a file of results: run {row[0]!r}: {error}") from error
 
     def _execute(self, statement: str, *values: str) -> list[tuple]:
-        try:
-            with closing(self._connect()) as database, database:
-                return database.execute(statement, values).fetchall()
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter from SQLite's own messages
-            raise ValueError(f"{self.path}: not a file of results: {error}") from error
+        with self._transaction() as database:
+            return database.execute(statement, values).fetchall()
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=60)
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(sqlite3.connect(self.path, timeout=60)) as database, database:
+                yield database
+        except UnicodeDecodeError as error:  # from SQLite's own messages
+            raise ValueError(f"{self.path}: not a file of results: {error}") from error
+        except sqlite3.DatabaseError as error:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+            if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
+                raise OSError(f"{self.path}: {error}") from error
+            raise ValueError(f"{self.path}: not a file of results: {error}") from error

@@ -173,7 +173,11 @@ def sweep(
     results = Results(out / RESULTS)
     results.add(runs)
     wanted = {run_id(config) for configs in runs.values() for config in configs}
-    pending = [record for record in results.pending() if record.id in wanted]
+    records = [record for record in results.records() if record.id in wanted]
+    for record in records:
+        if record.result is not None:
+            _tidy(out / record.id)  # a sweep may have been killed before it had
+    pending = [record for record in records if record.result is None]
     pending.sort(key=lambda record: (record.config.data, record.config.seed))  # a worker keeps the data of one seed
     share = dict.fromkeys(wanted, 1.0) | {record.id: 0.0 for record in pending}
 
@@ -201,7 +205,7 @@ def sweep(
 
 def _tidy(folder: Path) -> None:
     """Leaves the model alone: checkpoints of thousands of runs are many gigabytes."""
-    for entry in folder.iterdir():
+    for entry in list(folder.iterdir()) if folder.exists() else ():
         if entry.is_dir():
             shutil.rmtree(entry)
         elif entry.name != MODEL:

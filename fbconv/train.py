@@ -28,7 +28,7 @@ from ._training.run import (
 from ._training.tickets import found_by_training
 from .checkpoint import save
 from .data import DataSet, load
-from .experiment import Config, choose_device, environment, load_checkpoint, write_json
+from .experiment import Config, choose_device, clear_leftovers, environment, load_checkpoint, write_json
 from .freezing import finish, frozen_layers, remaining
 from .plots import plot_curves, require_matplotlib
 
@@ -52,6 +52,7 @@ __all__ = [
 
 RESULT = "result.json"
 MODEL = "model.fbc"
+CURVES = "curves.png"
 VANISHED = 1e-3  # of their initial size: frozen weights that may be pruned
 
 
@@ -106,6 +107,7 @@ def train_on(
     if pictures:
         require_matplotlib()  # now rather than after an hour of training
     load_checkpoint(out / CHECKPOINT, config)  # another configuration's is an error before any work
+    clear_leftovers(out / RESULT, out / MODEL, out / CURVES)
     data = data.to(choose_device(config.device))
     prepared, run = _begun(config, data, out, progress)
     run.resume(out)
@@ -114,7 +116,7 @@ def train_on(
     model, frozen_size = _finished(run)
     result = _report(run, prepared, model) | {"frozen_size": frozen_size, "file_bytes": save(model, out / MODEL)}
     if pictures:
-        plot_curves(result, out / "curves.png")
+        plot_curves(result, out / CURVES)
     write_json(out / RESULT, result)
     return result
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,39 @@ def test_seeds_share_their_initial_weights_and_models_are_kept(tmp_path):
         model = fbconv.load(tmp_path / record.id / "model.fbc", plain)
         assert sum(layer.values.numel() for layer in (model.fc1, model.fc2, model.fc3)) == 133_100
         assert record.result["environment"]["torch"] == torch.__version__
+
+
+def test_what_a_kill_left_beside_a_finished_model_goes(tmp_path):
+    runs = {"all": [small()]}
+    folder = tmp_path / run_id(small())
+    for leftover in ("last.ckpt", ".last.ckpt.123"):
+        sweep(runs, tmp_path, jobs=1)
+        (folder / leftover).write_bytes(b"half a checkpoint")
+        sweep(runs, tmp_path, jobs=1)
+        assert [path.name for path in folder.iterdir()] == ["model.fbc"]
+
+
+def test_ctrl_c_while_workers_start_does_not_wait_for_the_runs(tmp_path, monkeypatch):
+    submit = ProcessPoolExecutor.submit
+
+    def interrupted(self, *arguments):
+        if self._pending_work_items:
+            raise KeyboardInterrupt
+        return submit(self, *arguments)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sweep({"all": [small(epochs=10**6, seed=seed) for seed in (0, 1)]}, tmp_path, jobs=1)
+
+
+def test_results_that_cannot_be_written_are_still_results(tmp_path):
+    folder = tmp_path / "a file"
+    results = Results(folder / RESULTS)
+    results.path.unlink()
+    folder.rmdir()
+    folder.touch()
+    with pytest.raises(OSError, match=r"results.sqlite: unable to open database file"):
+        results.records()
 
 
 def test_no_file_of_results(tmp_path):

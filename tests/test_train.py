@@ -157,6 +157,17 @@ def test_every_combination_trains_and_reports(tmp_path, space, mode):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+def test_what_killed_processes_were_writing_goes(tmp_path):
+    files = ["last.ckpt", "model.fbc", "result.json", "curves.png", "dense/last.ckpt"]
+    (tmp_path / "dense").mkdir()
+    for name in files:
+        (tmp_path / name).with_name(f".{Path(name).name}.123").touch()
+    theirs = tmp_path / ".last.ckpt.mine"
+    theirs.touch()
+    train(Config(model="lenet300", dynamic="ft", score="magnitude", epochs=1), tmp_path)
+    assert list(tmp_path.rglob(".*")) == [theirs]
+
+
 def test_training_learns(tmp_path):
     config = Config(model="lenet300", sparsity=0.9, epochs=15, batch_size=30)
     assert train(config, tmp_path)["test_accuracy"] > 0.8

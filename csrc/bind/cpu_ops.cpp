@@ -4,6 +4,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "../core/fork.h"
 #include "../cpu/fingerprint.h"
 #include "register.h"
 
@@ -45,6 +46,7 @@ class RightPatterns {
     const std::lock_guard<std::mutex> lock(mutex_);
     return known_.count(content) != 0;
   }
+  std::mutex& mutex() { return mutex_; }
   void add(const Fingerprint& content) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (known_.size() >= kMost) known_.clear();
@@ -61,9 +63,12 @@ class RightPatterns {
 };
 
 RightPatterns& right_patterns() {
-  static RightPatterns patterns;
+  static RightPatterns& patterns = *new RightPatterns;  // threads may outlive the main one
   return patterns;
 }
+
+std::mutex& right_patterns_mutex() { return right_patterns().mutex(); }
+const bool held = hold_over_forks<right_patterns_mutex>();
 
 class CpuBackend {
  public:

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include "../cpu/kernels.h"
+#include "../cpu/plan_store.h"
 #include "cops.h"
 #include "draw.h"
 #include "effort.h"
@@ -36,6 +37,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("capability", &fbconv::capability_name,
         "The CPU instruction set in use: \"default\", \"avx2\" or \"avx512\" "
         "(FBCONV_CPU_CAPABILITY forces one).");
+  m.def(
+      "plan_bytes", [] { return fbconv::PlanStore::shared().bytes(); },
+      "Memory of what was made of patterns to run them on the CPU, and is kept for further calls.");
   fbconv::bind_cops(m);
   fbconv::bind_draw(m);
   fbconv::bind_effort(m);

@@ -28,6 +28,7 @@ class Buffer {
   }
   T* data() { return data_; }
   const T* data() const { return data_; }
+  int64_t bytes() const { return capacity_ * static_cast<int64_t>(sizeof(T)); }
 
  private:
   static constexpr std::align_val_t kAlignment{64};

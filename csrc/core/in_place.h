@@ -26,6 +26,7 @@ struct InPlaceMap {
   bool padded() const { return reach_lines > 0; }
   int64_t lines() const { return vectors / line_vectors; }
   int64_t line_pixels() const { return line_vectors * lanes; }
+  int64_t bytes() const { return static_cast<int64_t>(sizeof(uint16_t) * table.capacity()); }
   const uint16_t* row(int64_t vector) const { return table.data() + vector * (masks + 1); }
 };
 

@@ -19,6 +19,8 @@ struct Plane {
 struct Planes {
   int64_t count = 0, numbers = 0;
   Buffer<Plane> list, kinds;
+
+  int64_t bytes() const { return list.bytes() + kinds.bytes(); }
 };
 
 // Where the taps of a kernel lie in a channel's planes.
@@ -58,6 +60,10 @@ struct RowLists {
   Buffer<int32_t> run_end;  // where rows that read the same offsets as a row end (find_runs)
 
   const int32_t* block_ptr(int64_t block) const { return ptr.data() + block * rows; }
+  int64_t bytes() const {
+    return ptr.bytes() + offset.bytes() + value.bytes() + first_value.bytes() + mask.bytes() +
+           run_end.bytes();
+  }
 };
 
 // Offsets are of planes `pitch` apart; with `restart` each block's first plane lies at 0.  Without

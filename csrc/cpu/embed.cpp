@@ -17,7 +17,8 @@ struct Places {
   std::vector<int64_t> first;  // value of each task
 
   int64_t bytes() const {
-    return static_cast<int64_t>(sizeof(uint16_t) * masks.size() + sizeof(int64_t) * first.size());
+    return static_cast<int64_t>(sizeof(uint16_t) * masks.capacity() +
+                                sizeof(int64_t) * first.capacity());
   }
 };
 

@@ -19,10 +19,7 @@ struct BasisPlan {
   int64_t source_run;  // elements of a source channel's planes together
   RowLists taps, mix;
 
-  int64_t bytes() const {
-    return 12 * (taps.entries + taps.rows * taps.blocks + mix.entries + mix.rows * mix.blocks) +
-           static_cast<int64_t>(sizeof(Plane)) * planes.count;
-  }
+  int64_t bytes() const { return planes.bytes() + taps.bytes() + mix.bytes(); }
 };
 
 // Blocks of inner rows of `row_bytes`: as many as the second factor's rows find worth a pass, and

@@ -24,8 +24,7 @@ struct Plan {
   bool ready = false;
 
   int64_t bytes() const {
-    return first.bytes() + second.bytes() + 13 * lists.entries + 4 * lists.rows * lists.blocks +
-           static_cast<int64_t>(sizeof(uint16_t) * (map.table.size() + grad_map.table.size()));
+    return map.bytes() + grad_map.bytes() + first.bytes() + second.bytes() + lists.bytes();
   }
 };
 

@@ -245,8 +245,9 @@ void CompiledLists::run(int64_t row_block_begin, int64_t row_block_end, int64_t 
 }
 
 int64_t CompiledLists::bytes() const {
-  return code_.bytes() +
-         static_cast<int64_t>(sizeof(int64_t) * (chunk_begin_.size() + chunk_code_.size()));
+  return code_.bytes() + static_cast<int64_t>(sizeof(RowBlock) * row_blocks_.capacity()) +
+         static_cast<int64_t>(sizeof(int64_t) * (group_begin_.capacity() + chunk_begin_.capacity() +
+                                                 chunk_code_.capacity()));
 }
 
 }  // namespace fbconv

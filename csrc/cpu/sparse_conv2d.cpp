@@ -16,10 +16,7 @@ struct SparsePlan {
   Planes planes;
   RowLists lists;
 
-  int64_t bytes() const {
-    return 12 * (lists.entries + lists.rows * lists.blocks) +
-           static_cast<int64_t>(sizeof(Plane)) * planes.count;
-  }
+  int64_t bytes() const { return planes.bytes() + lists.bytes(); }
 };
 
 void finish_plan(const EntryLists& entries, int64_t element_size, int64_t block_bytes,

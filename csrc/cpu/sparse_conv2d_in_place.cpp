@@ -17,10 +17,7 @@ struct InPlacePlan {
   RowLists lists;
   int64_t rows;
 
-  int64_t bytes() const {
-    return compiled.bytes() + 13 * lists.entries + 4 * lists.rows * lists.blocks +
-           static_cast<int64_t>(sizeof(uint16_t) * map.table.size());
-  }
+  int64_t bytes() const { return map.bytes() + compiled.bytes() + lists.bytes(); }
 };
 
 constexpr int64_t kWalkedBytes = 8 * 1024;  // of a block of planes: rows come back to them at once

@@ -17,7 +17,7 @@ from ..data import DataSet, Split
 from ..decay import parameter_groups
 from ..dynamic import GradualPruning, RegrowingMasks, dense_gradients
 from ..dynamic.changing import layers_by_values
-from ..experiment import Config, load_checkpoint, save_checkpoint, seed32, stream
+from ..experiment import Config, clear_leftovers, load_checkpoint, save_checkpoint, seed32, stream
 from ..freezing import decay_frozen, frozen_layers
 from .model import bases_of
 
@@ -142,6 +142,7 @@ class Run:
 
     def resume(self, folder: Path) -> Run:
         """This run, or what a checkpoint in the folder holds of it."""
+        clear_leftovers(folder / CHECKPOINT)
         checkpoint = load_checkpoint(folder / CHECKPOINT, self.config)
         if checkpoint is not None:
             self.restore(checkpoint)
