@@ -14,7 +14,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-PAGES = ["bench/README.md", "CHANGELOG.md"]
+PAGES = ["bench/README.md", "CHANGELOG.md", "SECURITY.md"]
 LINK = re.compile(r"(?<=\]\()(?P<path>[^)\s#:]+)(?P<anchor>#[^)\s]*)?(?=\))")
 
 
