@@ -6,6 +6,7 @@
 #include <string>
 
 #include "../cpu/fingerprint.h"
+#include "checks.h"
 #include "kept_weights.h"
 #include "tensors.h"
 
@@ -56,9 +57,9 @@ void add_content(const Tensor& t, Ints* state) {
 
 // Fixed ones (patterns, frozen weights), which no optimizer touches, by identity and version.
 void add_version(const Tensor& t, Ints* state) {
-  state->insert(state->end(), {reinterpret_cast<int64_t>(t.data_ptr()), t.numel(),
-                               static_cast<int64_t>(t.scalar_type()),
-                               call_torch<int64_t>("aten::_version", t)});
+  state->insert(state->end(),
+                {reinterpret_cast<int64_t>(t.data_ptr()), t.numel(),
+                 static_cast<int64_t>(t.scalar_type()), call_torch<int64_t>("aten::_version", t)});
 }
 
 Ints state_of(const Recipe& r) {
@@ -98,26 +99,48 @@ bool wants_channels_last(const Tensor& t) {
   return t.dim() == 4 && t.stride(1) == 1 && (t.size(2) != 1 || t.size(3) != 1);
 }
 
+// What the called operators say of an argument is lost on the way through torch's stable interface.
+template <typename F>
+Tensor named(const char* op, const Tensor& input, const Ints& shape, const F& call) {
+  try {
+    return call();
+  } catch (const std::exception&) {
+    fail(op, "input of shape " + to_text(sizes_of(input)) + " and a weight of shape " +
+                 to_text(shape) + " must fit each other, values, frozen, bias and pattern");
+  }
+}
+
 Tensor dense_conv2d(Tensor input, Tensor values, std::optional<Tensor> frozen,
                     std::optional<Tensor> basis, std::optional<Tensor> bias, Tensor pattern,
                     Ints shape, Ints stride, Ints padding, Ints dilation, int64_t groups,
                     std::string basis_axis) {
+  const char* op = "dense_conv2d";
+  check_floating(op, "input", input);
+  check_floating(op, "values", values);
   const bool channels_last = wants_channels_last(input) || (frozen && wants_channels_last(*frozen));
-  const Tensor weight =
-      dense_weight({values, frozen, basis, pattern, shape, groups, basis_axis, channels_last});
-  const auto output =
-      call_torch<Tensor>("aten::conv2d", input, weight, bias, stride, padding, dilation, groups);
+  const Tensor output = named(op, input, shape, [&] {
+    const Tensor weight =
+        dense_weight({values, frozen, basis, pattern, shape, groups, basis_axis, channels_last});
+    return call_torch<Tensor>("aten::conv2d", input, weight, bias, stride, padding, dilation,
+                              groups);
+  });
   if (channels_last) return torch::stable::contiguous(output, MemoryFormat::ChannelsLast);
   return as_contiguous("dense_conv2d", output);
 }
 
 Tensor dense_linear(Tensor input, Tensor values, std::optional<Tensor> frozen,
                     std::optional<Tensor> bias, Tensor pattern, Ints shape) {
+  const char* op = "dense_linear";
+  check_floating(op, "input", input);
+  check_floating(op, "values", values);
+  if (bias && !shape.empty()) check_shape(op, "bias", *bias, {shape[0]});  // torch would stretch it
   const std::optional<Tensor> no_basis;
   const std::string any_axis = "in";
-  const Tensor weight =
-      dense_weight({values, frozen, no_basis, pattern, shape, 1, any_axis, false});
-  return call_torch<Tensor>("aten::linear", input, weight, bias);
+  return named(op, input, shape, [&] {
+    const Tensor weight =
+        dense_weight({values, frozen, no_basis, pattern, shape, 1, any_axis, false});
+    return call_torch<Tensor>("aten::linear", input, weight, bias);
+  });
 }
 
 }  // namespace

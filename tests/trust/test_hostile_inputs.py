@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from memory import forget_peak, limited, peak
+from bounded_memory import forget_peak, limited, peak
 from mutations import mutated
 from safetensors.torch import save
 from test_data import Attack, idx, python2_pickle, random_bytes

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from memory import limited
+from bounded_memory import limited
 from raw_ops import op
 from test_errors import ERRORS
 from torch import Tensor

@@ -151,8 +151,14 @@ def interrupted(arguments, ready, delay, everybody):
     """The exit code of ``fbconv`` after SIGINT, to all of its processes as from a terminal or to the first alone."""
     environment = os.environ | {"PYTHONPATH": str(Path(fbconv.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "fbconv", *map(str, arguments)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                               start_new_session=True)  # fmt: skip
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background ignore it
+    )
     try:
         until = time.monotonic() + WAIT
         while not ready(process) and time.monotonic() < until and process.poll() is None:
