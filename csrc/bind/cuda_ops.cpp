@@ -74,7 +74,8 @@ class CudaBackend {
   template <typename T>
   Tensor scratch_of(int64_t elements) const {
     constexpr bool is_double = std::is_same_v<T, double>;
-    return new_tensor(first_, {elements}, is_double ? ScalarType::Double : ScalarType::Float);
+    return new_tensor("scratch", first_, {elements},
+                      is_double ? ScalarType::Double : ScalarType::Float);
   }
 
   const Tensor& first_;

@@ -2,7 +2,15 @@
 
 #include <utility>
 
+#include "../core/fork.h"
+
 namespace fbconv {
+namespace {
+
+std::mutex& kept_weights_mutex() { return kept_weights().mutex(); }
+const bool held = hold_over_forks<kept_weights_mutex>();
+
+}  // namespace
 
 std::optional<Tensor> KeptWeights::find(uintptr_t owner, const Ints& state) const {
   Entry entry;

@@ -25,6 +25,7 @@ class KeptWeights {
   std::optional<Tensor> find(uintptr_t owner, const Ints& state) const;
   void keep(uintptr_t owner, KeptWeight kept);
   void forget(uintptr_t owner);
+  std::mutex& mutex() { return mutex_; }
 
  private:
   // Tensors die after the lock was given back: that can take Python's, which waits for this one.
