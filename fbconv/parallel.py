@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -9,7 +10,7 @@ import queue as queues
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -83,8 +84,9 @@ def train_all(
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_set_up, initargs=setup) as pool:
         futures: dict[str, Future] = {}
         try:
-            for label, config in configs.items():
-                futures[label] = pool.submit(_train, label, config, out / label)
+            with _deaf_children():
+                for label, config in configs.items():
+                    futures[label] = pool.submit(_train, label, config, out / label)
             _follow(futures, reports, progress, finished)
         except BaseException:  # the keyboard's too: leaving the pool would else wait for runs to end
             for process in set(multiprocessing.active_children()) - others:
@@ -134,9 +136,21 @@ def _outcome(futures: Mapping[str, Future]) -> Outcome:
 _pictures, _reports = True, None  # of a worker process
 
 
+@contextlib.contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes started within never see Ctrl-C, which a terminal sends to all: this one hears it after, and ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _set_up(threads: int, pictures: bool, reports) -> None:
     global _pictures, _reports
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the parent ends the others
     torch.set_num_threads(threads)
     _pictures, _reports = pictures, reports
     threading.Thread(target=_end_with_parent, daemon=True).start()
