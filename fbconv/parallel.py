@@ -138,7 +138,7 @@ _pictures, _reports = True, None  # of a worker process
 
 @contextlib.contextmanager
 def _deaf_children() -> Iterator[None]:
-    """Processes started within never see Ctrl-C, which a terminal sends to all: this one hears it after, and ends them."""
+    """Processes started within never see Ctrl-C, which a terminal sends to all: this one hears it, and ends them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
