@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from grid import cell, grid_options
@@ -28,6 +28,7 @@ from fbconv.comparing import compare
 from fbconv.experiment import Config, environment, write_json
 from fbconv.meta import REGRESSORS
 from fbconv.meta.learning import SUFFIX, SUMMARY, learn
+from fbconv.meta_command import table as learned_table
 from fbconv.plots import figure_of, save_figure
 from fbconv.sweep import read_sweep, sweep
 
@@ -120,17 +121,6 @@ def _heat(axes, values: Sequence[Sequence[float]], names: Sequence[str], columns
     return image
 
 
-def regressors(summary: Mapping[str, object]) -> Table:
-    shown = Table("regressor", title="learned scores: what iterative multi-shot SynFlow would say, predicted")
-    for column in ("R2 train", "R2 test", "MSE train", "MSE test", "overlap"):
-        shown.add_column(column, justify="right")
-    for name, found in summary["regressors"].items():
-        ends = [found[part] for part in ("train", "test")]
-        numbers = [f"{end['r2']:.3f}" for end in ends] + [f"{end['mse']:.3g}" for end in ends]
-        shown.add_row(name, *numbers, f"{ends[1]['overlap']:.3f}")
-    return shown
-
-
 def main() -> None:
     options = grid_options(__doc__, Path("runs/strategies"))
     about = environment()
@@ -138,7 +128,7 @@ def main() -> None:
     runs = read_sweep(RUNS, overrides)
     summary = learned(runs, options.work / "meta")
     rows = rows_of(with_learned(runs, options.work / "meta"), options.work, options.jobs, Console(stderr=True))
-    Console().print(regressors(summary))
+    Console().print(learned_table(summary))
     Console().print(table(rows))
     settings = {"epochs": options.epochs, "seeds": options.seeds, "baseline": BASELINE}
     learned_rows = [{"name": name, **found} for name, found in summary["regressors"].items()]

@@ -55,7 +55,7 @@ def meta(
     if as_json:
         print(json.dumps(summary, indent=2))
         return
-    Console().print(_table(summary))
+    Console().print(table(summary))
     print(f"scores: {out}/NAME{SUFFIX}\nsummary: {out / SUMMARY}\npicture: {out / PICTURE}")
 
 
@@ -72,14 +72,15 @@ def _learn(configs: Sequence[Config], out: Path, extended: bool, quiet: bool) ->
         return learn(configs, out, extended, None if quiet else advance)
 
 
-def _table(summary: Mapping[str, object]) -> Table:
-    table = Table("regressor", title="what iterative multi-shot SynFlow would say, predicted")
+def table(summary: Mapping[str, object]) -> Table:
+    """How well each regressor of :func:`fbconv.meta.learning.learn` predicts."""
+    shown = Table("regressor", title="what iterative multi-shot SynFlow would say, predicted")
     for column in ("R2 train", "R2 test", "MSE train", "MSE test", "overlap with the ticket", "seconds"):
-        table.add_column(column, justify="right")
+        shown.add_column(column, justify="right")
     for name, found in summary["regressors"].items():
         train, test = found["train"], found["test"]
-        table.add_row(
+        shown.add_row(
             name, f"{train['r2']:.4f}", f"{test['r2']:.4f}", f"{train['mse']:.3g}", f"{test['mse']:.3g}",
             f"{100 * test['overlap']:.1f} %", f"{found['seconds']:.1f}",
         )  # fmt: skip
-    return table
+    return shown

@@ -2,11 +2,11 @@
 
 import os
 from collections import OrderedDict
-from pathlib import Path
 
 # Read when torch loads OpenMP. Threads that spin while waiting make tiny shapes ten times slower on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import few
 import pytest
 import torch
 from torch import nn
@@ -61,9 +61,8 @@ def seeded():
 @pytest.fixture
 def few_digits(monkeypatch, normed):
     """270 training images of the digits, for the network ``normed``, and no pictures."""
-    whole, test = data.DATA_SETS["digits"](Path())
-    few = whole.subset(torch.arange(300)), test.subset(torch.arange(60))
-    monkeypatch.setitem(data.DATA_SETS, "digits", lambda _: few)
+    images = few.few_digits()
+    monkeypatch.setitem(data.DATA_SETS, "digits", lambda _: images)
     monkeypatch.setattr("fbconv.train.plot_curves", lambda *_: None)  # takes longer than the training
 
 

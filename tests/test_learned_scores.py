@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from safetensors.torch import save as tensor_bytes
 from torch import nn
 
 import fbconv
+from fbconv._files.container import sealed
 from fbconv.meta import Examples, fit, quality
 from fbconv.scores.base import parameters_of
 from fbconv.scores.learned import LearnedScore, load, save
@@ -175,7 +175,7 @@ def trees(**changes):
 
 def written(path, tensors, **metadata):
     header = {"format": "fbconv learned score 1", "kind": "trees", "features": " ".join(SCORED)}
-    path.write_bytes(tensor_bytes(tensors, {**header, **metadata}))
+    path.write_bytes(sealed(tensors, {**header, **metadata}))
     return path
 
 
@@ -219,6 +219,10 @@ def test_no_learned_scores(tmp_path):
         (tmp_path / "cut").write_bytes(whole[:length])
         with pytest.raises(ValueError, match="not a learned score"):
             load(tmp_path / "cut")
+    for place in range(len(whole)):
+        (tmp_path / "altered").write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match="not a learned score"):
+            load(tmp_path / "altered")
 
 
 def test_regressors_move_as_a_whole():

@@ -96,9 +96,8 @@ def dense_network(config: Config, data: DataSet) -> Prepared:
         if not _basis_entries(model):
             raise ValueError(f"train: space interspace needs a convolution larger than 1x1, {config.model} has none")
     if config.weights_from is not None:
-        model = weights_from_scores(
-            model, score(model, score_of(config, config.weights_from), **scoring(config, data)), inplace=True
-        )
+        scores = score(model, score_of(config, config.weights_from), **scoring(config, data))
+        model = weights_from_scores(model, scores, inplace=True)
     return Prepared(placed(config, model), weights, parameters)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from few import few_digits
 from torch import nn
 
 import fbconv
@@ -115,12 +116,7 @@ def install() -> None:
     data.DATA_SETS["digits"] = lambda _: _few_digits
 
 
-def _digits():
-    whole, test = data.DATA_SETS["digits"](Path())
-    return whole.subset(torch.arange(300)), test.subset(torch.arange(60))
-
-
-_few_digits = _digits()
+_few_digits = few_digits()
 
 
 def settled(found):

@@ -1,4 +1,4 @@
-"""Learned scores in safetensors files: tensors and two words, which no reader has to run."""
+"""Learned scores in safetensors files: tensors, two words and a checksum, which no reader has to run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as tensor_bytes
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
 from torch import Tensor
 
+from ..._files.container import check_seal, metadata_of, sealed
 from ...experiment import replacing
 from .features import names_of
 from .regressors import KINDS, Linear, Perceptron, Regressor, Trees
@@ -30,14 +31,14 @@ def save(score: LearnedScore, path: str | Path) -> None:
     tensors = {field.name: getattr(score.regressor, field.name) for field in dataclasses.fields(score.regressor)}
     metadata = {"format": _FORMAT, "kind": score.regressor.kind, "features": " ".join(names_of(score.extended))}
     with replacing(Path(path)) as temporary:
-        temporary.write_bytes(tensor_bytes({name: part.cpu().contiguous() for name, part in tensors.items()}, metadata))
+        temporary.write_bytes(sealed({name: part.cpu().contiguous() for name, part in tensors.items()}, metadata))
 
 
 def load(path: str | Path) -> LearnedScore:
     """The learned score in a file, for :func:`fbconv.score` and whatever else takes scores.
 
     Raises:
-        FileNotFoundError. ValueError: naming the file, if it is none or leads trees astray.
+        FileNotFoundError. ValueError: naming the file, if it is none, was altered, or leads trees astray.
 
     Example:
         >>> save(LearnedScore(Linear(torch.ones(4, dtype=torch.float64), torch.zeros(1, dtype=torch.float64))), "a.st")
@@ -45,13 +46,14 @@ def load(path: str | Path) -> LearnedScore:
         'linear'
     """
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        return _parsed(metadata, tensors)
+        data = Path(path).read_bytes()
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path}: no such file") from error
-    except (OSError, SafetensorError, ValueError) as error:
+    try:
+        tensors = load_tensors(data)
+        check_seal(data)
+        return _parsed(metadata_of(data), tensors)
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path}: not a learned score: {error}") from error
 
 
