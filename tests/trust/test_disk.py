@@ -26,7 +26,7 @@ def found(tmp_path_factory):
     if shutil.which(ALONE[0]) is None or subprocess.run([*ALONE, "true"], capture_output=True).returncode:
         pytest.skip("needs file systems of its own: unshare --mount")
     folder = tmp_path_factory.mktemp("disks")
-    paths = [str(Path(fbconv.__file__).parents[1]), str(Path(__file__).parent)]
+    paths = [str(Path(fbconv.__file__).parents[1]), *map(str, Path(__file__).parents[:2])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     command = [*ALONE, sys.executable, bad_disks.__file__, str(folder / "mounted")]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
