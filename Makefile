@@ -37,7 +37,8 @@ test: setup
 # The long form of tests/trust, with sanitizers, valgrind and fuzzers where they are there.
 trust: setup
 	$(BIN)/python tests/trust/native.py --report build/trust/native.json
-	FBCONV_TRUST=full $(BIN)/python -m pytest tests/trust --trust-report build/trust/python.json
+	FBCONV_TRUST=full $(BIN)/python -m pytest tests/trust --numprocesses 2 --dist worksteal \
+	  --durations 12 --trust-report build/trust/python.json
 
 bench: setup
 	$(BIN)/python -m pytest bench --benchmark-only

@@ -17,6 +17,7 @@ from ._dense_weights import make_weight
 from ._ops import autograd, checks, ops
 from ._ops.call import differentiable
 from ._ops.fakes import fake
+from ._ops.torch_conv import conv2d
 from .pattern import SparsePattern
 
 
@@ -39,7 +40,7 @@ def dense_conv2d(
             pass
     recipe = (values, frozen, basis, pattern.packed, pattern.shape, geometry[-1], basis_axis)
     weight = make_weight(*recipe, wants_channels_last(input, frozen))
-    return torch.conv2d(input, weight, bias, *geometry)
+    return conv2d(input, weight, bias, *geometry)
 
 
 def dense_linear(

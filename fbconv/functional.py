@@ -27,6 +27,7 @@ from ._dense_weights import make_weight
 from ._ops import checks, ops
 from ._ops.call import call, differentiable
 from ._ops.checks import composed_shape, conv_output_shape
+from ._ops.torch_conv import conv2d
 from ._plans import choose
 from .pattern import SparsePattern
 
@@ -263,8 +264,12 @@ def sparse_linear(
         training = differentiable(input, values, bias)
         backend = choose(planner.sparse_costs, op, input, (pattern.shape,), pattern.nnz, training)
     if backend == "dense":
-        checks.check_sparse_linear(input, values, bias, pattern.packed, pattern.shape)
-        return dense_linear(input, values, pattern, bias)
+        _check_dense_linear(op, input, pattern, bias, values=values)
+        try:
+            return dense_linear(input, values, pattern, bias)
+        except RuntimeError:
+            checks.check_sparse_linear(input, values, bias, pattern.packed, pattern.shape)
+            raise
     return call(ops.sparse_linear.default, (input, values, bias), (pattern.packed, pattern.shape))
 
 
@@ -307,11 +312,15 @@ def frozen_linear(
     training = differentiable(input, values, bias)
     if backend == "auto":
         backend = choose(planner.frozen_costs, op, input, (pattern.shape,), pattern.nnz, training)
-    checks.check_frozen_linear(input, frozen, values, bias, pattern.packed)
-    if backend == "dense" or not training:
-        return dense_linear(input, values, pattern, bias, frozen)
-    weight = pattern.scatter(values, frozen.detach())
-    return call(ops.frozen_linear.default, (input, weight, values, bias), (pattern.packed,))
+    _check_dense_linear(op, input, pattern, bias, frozen=frozen, values=values)
+    try:
+        if backend == "dense" or not training:
+            return dense_linear(input, values, pattern, bias, frozen)
+        weight = pattern.scatter(values, frozen.detach())
+        return call(ops.frozen_linear.default, (input, weight, values, bias), (pattern.packed,))
+    except RuntimeError:
+        checks.check_frozen_linear(input, frozen, values, bias, pattern.packed)
+        raise
 
 
 def checked_conv2d(
@@ -328,7 +337,7 @@ def checked_conv2d(
     checks.check_floating(op, "input", input)
     shape = input.shape if input.dim() == 4 else (1, *input.shape)
     conv_output_shape(op, shape, weight.shape, stride, padding, dilation, groups)
-    return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    return conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 
 def _geometry(op: str, stride: _Pair, padding: _Pair, dilation: _Pair, groups: int) -> tuple:
@@ -366,6 +375,13 @@ def _check_devices(op: str, input: Tensor, **others: Tensor | None) -> None:
     for name, tensor in others.items():
         if tensor is not None and tensor.device != device:
             checks.fail(op, f"{name} must be on input's device {device}, got {tensor.device}")
+
+
+def _check_dense_linear(op: str, input: Tensor, pattern: SparsePattern, bias: Tensor | None, **others: Tensor) -> None:
+    """What torch's linear layer would take all the same: it stretches a bias."""
+    _check_devices(op, input, bias=bias, **others)
+    if bias is not None and bias.shape != pattern.shape[:1]:
+        checks.check_bias(op, bias, pattern.shape[0], input)
 
 
 def _check_call(op: str, pattern: SparsePattern, backend: str, *more_backends: str) -> None:

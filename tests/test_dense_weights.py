@@ -121,6 +121,18 @@ def test_a_layer_that_is_only_used_is_scattered_once(layer, x, made):
     assert len(made) == count > 0
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kind", ["sparse", "frozen", "basis"])
+def test_weights_are_kept_in_either_memory_format(kind, memory_format, generator, made):
+    layer = KINDS[kind].from_dense(nn.Conv2d(3, 4, 3, padding=1)).to(memory_format=memory_format)
+    layer.backend = "dense"
+    x = torch.randn(2, 3, 6, 6, generator=generator).contiguous(memory_format=memory_format)
+    with torch.no_grad():
+        for _ in range(3):
+            layer(x)
+    assert len(made) == 1
+
+
 @pytest.mark.parametrize("kind", ["sparse", "frozen", "basis"])
 def test_memory_formats_do_not_mix(kind, generator):
     layer = KINDS[kind].from_dense(nn.Conv2d(3, 4, 3, padding=1))

@@ -34,11 +34,16 @@ struct Recipe {
   bool channels_last;
 };
 
-bool has_readable_memory(const Tensor& t) { return t.is_cpu() && t.is_contiguous(); }
+// All of its memory, in whatever order, is numel() elements from data_ptr() on.
+bool has_readable_memory(const Tensor& t) {
+  const bool dense = t.is_contiguous() ||
+                     (is_channels_last(t) && t.stride(0) == t.size(1) * t.size(2) * t.size(3));
+  return t.is_cpu() && dense;
+}
 
 // Versions of tensors made in inference mode are not counted.
 bool has_version(const Tensor& t) {
-  return has_readable_memory(t) && !call_torch<bool>("aten::is_inference", t);
+  return t.is_cpu() && !call_torch<bool>("aten::is_inference", t);
 }
 
 bool keepable(const Recipe& r) {
@@ -46,20 +51,24 @@ bool keepable(const Recipe& r) {
          has_version(r.pattern) && (!r.frozen || has_version(*r.frozen));
 }
 
+void add_layout(const Tensor& t, Ints* state) {
+  state->insert(state->end(), {static_cast<int64_t>(t.scalar_type()), t.dim()});
+  for (int64_t i = 0; i < t.dim(); ++i) state->insert(state->end(), {t.size(i), t.stride(i)});
+}
+
 // Learned tensors are known by their contents: optimizers and averages write where no version
 // counts.
 void add_content(const Tensor& t, Ints* state) {
   const Fingerprint print = fingerprint(t.data_ptr(), t.numel() * t.element_size());
-  state->insert(state->end(), {static_cast<int64_t>(print.low), static_cast<int64_t>(print.high),
-                               static_cast<int64_t>(t.scalar_type()), t.dim()});
-  for (int64_t i = 0; i < t.dim(); ++i) state->push_back(t.size(i));
+  state->insert(state->end(), {static_cast<int64_t>(print.low), static_cast<int64_t>(print.high)});
+  add_layout(t, state);
 }
 
 // Fixed ones (patterns, frozen weights), which no optimizer touches, by identity and version.
 void add_version(const Tensor& t, Ints* state) {
-  state->insert(state->end(),
-                {reinterpret_cast<int64_t>(t.data_ptr()), t.numel(),
-                 static_cast<int64_t>(t.scalar_type()), call_torch<int64_t>("aten::_version", t)});
+  state->insert(state->end(), {reinterpret_cast<int64_t>(t.data_ptr()),
+                               call_torch<int64_t>("aten::_version", t)});
+  add_layout(t, state);
 }
 
 Ints state_of(const Recipe& r) {
@@ -99,6 +108,35 @@ bool wants_channels_last(const Tensor& t) {
   return t.dim() == 4 && t.stride(1) == 1 && (t.size(2) != 1 || t.size(3) != 1);
 }
 
+// What oneDNN does wrong in half precision: fbconv/_ops/torch_conv.py says it.
+bool is_safe(const Tensor& input, const Tensor& weight, const ConvOptions& options) {
+  const auto &stride = options.stride, &padding = options.padding, &dilation = options.dilation;
+  for (const Ints* pair : {&stride, &padding, &dilation})
+    if (pair->size() != 2) return true;  // which torch refuses
+  if (!is_half_precision(input) || input.dim() != 4 || weight.dim() != 4) return true;
+  for (int i = 0; i < 2; ++i) {
+    const int64_t size = input.size(2 + i), reach = dilation[i] * (weight.size(2 + i) - 1);
+    if (padding[i] != 0 && (dilation[i] > size || padding[i] > reach)) return false;
+    const bool narrow = size <= 2 || size + 2 * padding[i] - reach <= stride[i];
+    if (i == 1 && stride[i] > 1 && narrow) return false;
+  }
+  return true;
+}
+
+Tensor torch_conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                    const ConvOptions& options) {
+  const char* op = "dense_conv2d";
+  if (is_safe(input, weight, options)) {
+    return call_torch<Tensor>("aten::conv2d", input, weight, bias, options.stride, options.padding,
+                              options.dilation, options.groups);
+  }
+  std::optional<Tensor> computable_bias;
+  if (bias) computable_bias = computable(op, *bias);
+  return as_dtype(
+      op, torch_conv2d(computable(op, input), computable(op, weight), computable_bias, options),
+      input.scalar_type());
+}
+
 // What the called operators say of an argument is lost on the way through torch's stable interface.
 template <typename F>
 Tensor named(const char* op, const Tensor& input, const Ints& shape, const F& call) {
@@ -121,8 +159,7 @@ Tensor dense_conv2d(Tensor input, Tensor values, std::optional<Tensor> frozen,
   const Tensor output = named(op, input, shape, [&] {
     const Tensor weight =
         dense_weight({values, frozen, basis, pattern, shape, groups, basis_axis, channels_last});
-    return call_torch<Tensor>("aten::conv2d", input, weight, bias, stride, padding, dilation,
-                              groups);
+    return torch_conv2d(input, weight, bias, {stride, padding, dilation, groups});
   });
   if (channels_last) return torch::stable::contiguous(output, MemoryFormat::ChannelsLast);
   return as_contiguous("dense_conv2d", output);

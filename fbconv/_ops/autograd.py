@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.library import fallthrough_kernel
 
 from .call import call, differentiable, functions, kernels
+from .torch_conv import conv2d_grad_input
 
 ops = torch.ops.fbconv
 
@@ -184,7 +185,7 @@ def _frozen_conv2d_backward(ctx: Any, grad: Tensor) -> tuple:
     need_input, _, need_values, need_bias = ctx.needs_input_grad[:4]
     grad_input = grad_values = None
     if need_input:
-        grad_input = torch.nn.grad.conv2d_input(ctx.input_shape, weight, grad, *ctx.geometry)
+        grad_input = conv2d_grad_input(ctx.input_shape, weight, grad, *ctx.geometry)
     if need_values:
         args = (pattern, ctx.weight_shape, *ctx.geometry)
         grad_values = call(ops.sparse_conv2d_grad_values.default, (grad, input), args)

@@ -7,11 +7,12 @@ from torch.library import impl
 
 from .checks import check_frozen_conv2d, check_frozen_linear
 from .fakes import fake
+from .torch_conv import conv2d
 
 
 def _frozen_conv2d(input, weight, values, bias, pattern, stride, padding, dilation, groups):
     check_frozen_conv2d(input, weight, values, bias, pattern, stride, padding, dilation, groups)
-    return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    return conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 
 def _frozen_linear(input, weight, values, bias, pattern):

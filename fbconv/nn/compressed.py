@@ -52,6 +52,7 @@ class Compressed(nn.Module):
         self.draw = None
         self.values = nn.Parameter(_entries(dense, pattern), requires_grad)
         self._fingerprint = Fingerprint(self.indices)
+        self._pattern = SparsePattern(self.indices, self._shape)  # made once: its checks cost more than small calls
 
     @property
     def pattern(self) -> SparsePattern:
@@ -61,13 +62,17 @@ class Compressed(nn.Module):
             RuntimeError: if another pattern was written over that of the values.
         """
         indices = self.indices
-        if not torch.compiler.is_compiling() and not self._fingerprint.matches(indices):
+        if torch.compiler.is_compiling():
+            return SparsePattern(indices, self._shape)
+        if not self._fingerprint.matches(indices):
             raise RuntimeError(
                 f"{type(self).__name__}: indices must be the positions of the values, but others were written over "
                 "them, as AveragedModel does with use_buffers=True or after the masks of its model have changed "
                 "(fbconv.dynamic.match_masks before update_parameters)"
             )
-        return SparsePattern(indices, self._shape)
+        if self._pattern.packed is not indices:
+            self._pattern = SparsePattern(indices, self._shape)
+        return self._pattern
 
     def dense_values(self) -> Tensor:
         """The dense tensor that the values stand for (coefficients, for filter-basis layers); differentiable."""
@@ -128,6 +133,7 @@ class Compressed(nn.Module):
         self.indices = packed.to(self.indices.device)
         self.values = successor(self.values, packed, values)
         self._fingerprint = Fingerprint(self.indices)
+        self._pattern = SparsePattern(self.indices, self._shape)
 
     def _check_mask(self, mask: Tensor, shape: tuple[int, ...]) -> None:
         if not isinstance(mask, Tensor) or tuple(mask.shape) != shape:

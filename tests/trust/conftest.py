@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,15 +22,28 @@ def cases() -> Callable[[int, int], int]:
 def tried(request: pytest.FixtureRequest) -> Callable[[str, int], None]:
     """``tried(what, count)`` adds so many cases to those that the summary counts."""
 
-    def add(what: str, count: int) -> None:
-        counts = request.config.stash.setdefault(_TRIED, {})
-        counts[what] = counts.get(what, 0) + count
+    return lambda what, count: _add(request.config, what, count)
 
-    return add
+
+def _add(config: pytest.Config, what: str, count: int) -> None:
+    counts = config.stash.setdefault(_TRIED, {})
+    counts[what] = counts.get(what, 0) + count
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--trust-report", type=Path, help="JSON file for the counts of cases that were tried")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With pytest-xdist, each worker hands its counts over."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["tried"] = session.config.stash.get(_TRIED, {})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    for what, count in getattr(node, "workeroutput", {}).get("tried", {}).items():
+        _add(node.config, what, count)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -2,7 +2,7 @@
 
     python tests/trust/native.py [--fuzz-seconds 240] [--report counts.json]
 
-Seconds are shared between the fuzz targets. With Clang these are libFuzzer's, with atheris the one of files is guided
+Seconds are shared between the fuzz targets, of which two run at a time. With Clang these are libFuzzer's, with atheris the one of files is guided
 by coverage; without them inputs are changed at random. What cannot run here is skipped, and said. An input that breaks
 a promise is left in ``build/fuzz/runs``; mended, it belongs into the corpus, which tests replay.
 """
@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -101,9 +102,10 @@ def main() -> None:
     counts["valgrind runs of a case of each kernel"] = ctest("release", "-L", "valgrind")
     env = fuzz_environment()
     built("fuzz", env=env)
-    for target in NATIVE_TARGETS:
-        counts[f"inputs fuzzed: {target}"] = fuzzed_natively(target, each, env)
-    counts["inputs fuzzed: files"] = fuzzed_files(each)
+    with ThreadPoolExecutor(2) as pool:  # a fuzzer takes one core
+        runs = {target: pool.submit(fuzzed_natively, target, each, env) for target in NATIVE_TARGETS}
+        runs["files"] = pool.submit(fuzzed_files, each)
+    counts |= {f"inputs fuzzed: {target}": run.result() for target, run in runs.items()}
     for what, count in counts.items():
         print(f"{count:>11,}  {what}")
     if options.report is not None:
