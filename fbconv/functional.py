@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import index
 
-import torch
 from torch import Tensor
 
 from . import planner

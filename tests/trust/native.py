@@ -2,9 +2,10 @@
 
     python tests/trust/native.py [--fuzz-seconds 240] [--report counts.json]
 
-Seconds are shared between the fuzz targets, of which two run at a time. With Clang these are libFuzzer's, with atheris the one of files is guided
-by coverage; without them inputs are changed at random. What cannot run here is skipped, and said. An input that breaks
-a promise is left in ``build/fuzz/runs``; mended, it belongs into the corpus, which tests replay.
+Seconds are shared between the fuzz targets, of which two run at a time. With Clang these are libFuzzer's, with atheris
+the one of files is guided by coverage; without them inputs are changed at random. What cannot run here is skipped, and
+said. An input that breaks a promise is left in ``build/fuzz/runs``; mended, it belongs into the corpus, which tests
+replay.
 """
 
 from __future__ import annotations
