@@ -4,10 +4,11 @@
 
 Networks, masks and passes are those of bench_networks.py: inference of one image, a training step of 32. Each network
 runs as it is and through ``torch.compile(fullgraph=True)``, with "auto" as it decides in either, all of one sparsity
-and pass interleaved. Dense is the unpruned network in both memory formats. Slow ones take part in fewer rounds, as
-``rounds`` says. Speed-ups are over eager dense torch in its faster format; compilation is not timed. Before anything
-is timed, each network must be as close to its densified one in float64 as that is in float32. Prints a table and
-writes compile.json and compile.png; ``--model lenet5`` measures that network and adds its name to theirs.
+and pass interleaved. Dense, the unpruned network, and frozen, whose forward is as dense, run in both memory formats.
+Slow ones take part in fewer rounds, as ``rounds`` says. Speed-ups are over eager dense torch in its faster format;
+compilation is not timed. Before anything is timed, each network must be as close to its densified one in float64 as
+that is in float32. Prints a table and writes compile.json and compile.png; ``--model lenet5`` measures that network and
+adds its name to theirs.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def variants(made: Mapping[str, Prepared], batch: Batch, training: bool) -> dict
     found: dict[Key, tuple[nn.Module, Batch]] = {}
     images, labels = batch
     for name, prepared in made.items():
-        for layout in FORMATS if name == "dense" else ("contiguous",):
+        for layout in FORMATS if name in SLOW else ("contiguous",):
             module = copy.deepcopy(prepared.model).train(training).to(memory_format=FORMATS[layout])
             average_with_momentum(module)
             laid_out = images.contiguous(memory_format=FORMATS[layout])
@@ -91,7 +92,7 @@ def table(model: str, rows: Sequence[Row]) -> Table:
 
 
 def panel(axes, rows: Sequence[Row]) -> None:
-    """Bars of speed-up over eager dense, a group for each sparsity; dense in its faster format."""
+    """Bars of speed-up over eager dense, a group for each sparsity; each network in its faster format."""
     sparsities = sorted({row["sparsity"] for row in rows})
     names = [name for name in COLOURS if any(row["network"] == name for row in rows)]
     kinds = [(name, runs) for name in names for runs in RUNS]
