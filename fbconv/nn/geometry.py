@@ -45,9 +45,9 @@ class ConvGeometry:
         """The input and the keyword arguments of a functional call: padding that the kernels do not know (other modes
         than zeros, uneven "same") is put around the input first."""
         if self._around is None:
-            return input, self._arguments
+            return input, self._arguments.copy()
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-        return nn.functional.pad(input, self._around, mode=mode), self._arguments
+        return nn.functional.pad(input, self._around, mode=mode), self._arguments.copy()
 
     def _margins(self) -> tuple[tuple[int, int], tuple[int, int]]:
         if self.padding == "valid":
