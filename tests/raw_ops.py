@@ -59,7 +59,7 @@ def raw_calls(generator: torch.Generator, device: torch.device, dtype: torch.dty
 
 
 TRACED_INFERENCE = ["dense_conv2d", "dense_linear"]  # what layers on their dense plan become in a trace
-KEPT_WEIGHTS = ["dense_weight", "may_keep_weight"]  # what compiled code asks Python, no trace has them
+ASKED_OF_PYTHON = ["dense_weight", "may_keep_weight", "half_conv2d"]  # by compiled code, no trace has them
 DIFFERENTIABLE = ["sparse_conv2d", "sparse_linear", "fb_conv2d", "frozen_conv2d", "frozen_linear", "embed", "gather"]
 ALL = [
     *DIFFERENTIABLE,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from raw_ops import ALL, DIFFERENTIABLE, KEPT_WEIGHTS, TRACED_INFERENCE, op, raw_calls
+from raw_ops import ALL, ASKED_OF_PYTHON, DIFFERENTIABLE, TRACED_INFERENCE, op, raw_calls
 
 import fbconv  # noqa: F401  registers the operators
 
@@ -10,7 +10,7 @@ import fbconv  # noqa: F401  registers the operators
 def test_every_registered_operator_is_checked():
     schemas = torch._C._jit_get_all_schemas()
     registered = {schema.name.removeprefix("fbconv::") for schema in schemas if schema.name.startswith("fbconv::")}
-    assert registered == {*ALL, *TRACED_INFERENCE, *KEPT_WEIGHTS}
+    assert registered == {*ALL, *TRACED_INFERENCE, *ASKED_OF_PYTHON}
 
 
 @pytest.mark.parametrize("name", [*ALL, *TRACED_INFERENCE])

@@ -1,5 +1,6 @@
 // The dense plans of layers that are only used: torch's convolution and linear layer, with a dense
-// weight that is kept from call to call.  What is not kept Python makes (_dense_weights.py).
+// weight that is kept from call to call.  What is not kept Python makes (_dense_weights.py), and it
+// knows where torch must not be trusted with half precision (_ops/torch_conv.py).
 #include <torch/csrc/stable/library.h>
 
 #include <array>
@@ -108,35 +109,6 @@ bool wants_channels_last(const Tensor& t) {
   return t.dim() == 4 && t.stride(1) == 1 && (t.size(2) != 1 || t.size(3) != 1);
 }
 
-// What oneDNN does wrong in half precision: fbconv/_ops/torch_conv.py says it.
-bool is_safe(const Tensor& input, const Tensor& weight, const ConvOptions& options) {
-  const auto &stride = options.stride, &padding = options.padding, &dilation = options.dilation;
-  for (const Ints* pair : {&stride, &padding, &dilation})
-    if (pair->size() != 2) return true;  // which torch refuses
-  if (!is_half_precision(input) || input.dim() != 4 || weight.dim() != 4) return true;
-  for (int i = 0; i < 2; ++i) {
-    const int64_t size = input.size(2 + i), reach = dilation[i] * (weight.size(2 + i) - 1);
-    if (padding[i] != 0 && (dilation[i] > size || padding[i] > reach)) return false;
-    const bool narrow = size <= 2 || size + 2 * padding[i] - reach <= stride[i];
-    if (i == 1 && stride[i] > 1 && narrow) return false;
-  }
-  return true;
-}
-
-Tensor torch_conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
-                    const ConvOptions& options) {
-  const char* op = "dense_conv2d";
-  if (is_safe(input, weight, options)) {
-    return call_torch<Tensor>("aten::conv2d", input, weight, bias, options.stride, options.padding,
-                              options.dilation, options.groups);
-  }
-  std::optional<Tensor> computable_bias;
-  if (bias) computable_bias = computable(op, *bias);
-  return as_dtype(
-      op, torch_conv2d(computable(op, input), computable(op, weight), computable_bias, options),
-      input.scalar_type());
-}
-
 // What the called operators say of an argument is lost on the way through torch's stable interface.
 template <typename F>
 Tensor named(const char* op, const Tensor& input, const Ints& shape, const F& call) {
@@ -159,7 +131,8 @@ Tensor dense_conv2d(Tensor input, Tensor values, std::optional<Tensor> frozen,
   const Tensor output = named(op, input, shape, [&] {
     const Tensor weight =
         dense_weight({values, frozen, basis, pattern, shape, groups, basis_axis, channels_last});
-    return torch_conv2d(input, weight, bias, {stride, padding, dilation, groups});
+    const char* conv2d = is_half_precision(input) ? "fbconv::half_conv2d" : "aten::conv2d";
+    return call_torch<Tensor>(conv2d, input, weight, bias, stride, padding, dilation, groups);
   });
   if (channels_last) return torch::stable::contiguous(output, MemoryFormat::ChannelsLast);
   return as_contiguous("dense_conv2d", output);

@@ -1,6 +1,7 @@
 // The operators' signatures.  `pattern` is a packed pattern (core/pattern.h), `weight_shape` and
 // `coefficient_shape` the dense shape it stands for.  frozen_* are implemented in Python on torch's
-// dense convolution: only their weight gradient is ours.  So are the two *_weight, which dense_* call.
+// dense convolution: only their weight gradient is ours.  So are the two *_weight and half_conv2d,
+// which dense_* call.
 #include <torch/csrc/stable/library.h>
 
 #include <string>
@@ -69,6 +70,9 @@ STABLE_TORCH_LIBRARY(fbconv, m) {
       "dense_weight(Tensor values, Tensor? frozen, Tensor? basis, Tensor pattern, int[] shape, int "
       "groups, str basis_axis, bool channels_last) -> Tensor");
   m.def("may_keep_weight(Tensor values, int bytes) -> bool");
+  m.def(
+      "half_conv2d(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] "
+      "dilation, int groups) -> Tensor");
   define(m, "embed", "(Tensor values, Tensor? frozen, Tensor pattern, int[] shape) -> Tensor");
   define(m, "gather", "(Tensor dense, Tensor pattern) -> Tensor");
 }

@@ -52,7 +52,7 @@ class Compressed(nn.Module):
         self.draw = None
         self.values = nn.Parameter(_entries(dense, pattern), requires_grad)
         self._fingerprint = Fingerprint(self.indices)
-        self._pattern = SparsePattern(self.indices, self._shape)  # made once: its checks cost more than small calls
+        self._pattern = pattern  # made once for its indices: its checks cost more than small calls
 
     @property
     def pattern(self) -> SparsePattern:
@@ -133,7 +133,6 @@ class Compressed(nn.Module):
         self.indices = packed.to(self.indices.device)
         self.values = successor(self.values, packed, values)
         self._fingerprint = Fingerprint(self.indices)
-        self._pattern = SparsePattern(self.indices, self._shape)
 
     def _check_mask(self, mask: Tensor, shape: tuple[int, ...]) -> None:
         if not isinstance(mask, Tensor) or tuple(mask.shape) != shape:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,18 +22,6 @@ class ConvGeometry:
     dilation: tuple[int, int]
     groups: int
     padding_mode: str
-    # What every call needs, made once: the arguments of a functional call, and the margins around the input if any.
-    _arguments: dict[str, Any] = field(init=False, repr=False, compare=False)
-    _around: tuple[int, int, int, int] | None = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        before, after = self._margins()
-        known = self.padding_mode == "zeros" and before == after
-        around = None if known else (before[1], after[1], before[0], after[0])
-        padding = before if known else (0, 0)
-        arguments = {"stride": self.stride, "padding": padding, "dilation": self.dilation, "groups": self.groups}
-        object.__setattr__(self, "_arguments", arguments)
-        object.__setattr__(self, "_around", around)
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> ConvGeometry:
@@ -44,10 +32,13 @@ class ConvGeometry:
     def padded(self, input: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """The input and the keyword arguments of a functional call: padding that the kernels do not know (other modes
         than zeros, uneven "same") is put around the input first."""
-        if self._around is None:
-            return input, self._arguments.copy()
+        before, after = self._margins()
+        geometry: dict[str, Any] = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
+        if self.padding_mode == "zeros" and before == after:
+            return input, geometry | {"padding": before}
         mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-        return nn.functional.pad(input, self._around, mode=mode), self._arguments.copy()
+        margins = (before[1], after[1], before[0], after[0])
+        return nn.functional.pad(input, margins, mode=mode), geometry | {"padding": (0, 0)}
 
     def _margins(self) -> tuple[tuple[int, int], tuple[int, int]]:
         if self.padding == "valid":
