@@ -8,7 +8,7 @@ from torch import nn
 
 import fbconv.nn as fnn
 
-# size, kernel, padding, dilation, stride: torch 2.13 crashes or is wrong with each, in bfloat16 or float16, on CPUs with AMX.
+# size, kernel, padding, dilation, stride; with each, torch 2.13 crashes or is wrong in a half precision on AMX.
 GEOMETRIES = {
     "taps step over the map": ((3, 40), (2, 2), (2, 0), (5, 1), (1, 1)),
     "windows beside a column": ((7, 1), (2, 1), (9, 10), (5, 6), (2, 3)),
